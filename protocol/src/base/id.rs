@@ -1,0 +1,141 @@
+//! Identities. Each is a number that is never given out twice in one life of a node.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest key, in bytes. Keys of engines are 50 to 150 bytes long; Redis allows more than anyone needs.
+pub const KEY_LEN_MAX: usize = 16 * 1024;
+
+/// Why a textual id was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an id is 16 hex digits")]
+pub struct ParseIdError;
+
+macro_rules! hex_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// Reads the 16 lowercase or uppercase hex digits that `Display` writes.
+            ///
+            /// # Errors
+            /// [`ParseIdError`] for anything else.
+            pub fn parse(text: &[u8]) -> Result<Self, ParseIdError> {
+                if text.len() != 16 {
+                    return Err(ParseIdError);
+                }
+                let mut value = 0u64;
+                for &digit in text {
+                    let digit = (digit as char).to_digit(16).ok_or(ParseIdError)?;
+                    value = value << 4 | u64::from(digit);
+                }
+                Ok(Self(value))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                Self::parse(text.as_bytes())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:016x}", self.0)
+            }
+        }
+    };
+}
+
+hex_id! {
+    /// The right to write one reserved slot once. Random: it is a credential and is never logged.
+    GrantId
+}
+hex_id! {
+    /// A promise that an object's bytes stay where they are. Random: a credential, never logged.
+    LeaseId
+}
+hex_id! {
+    /// One bulk session: a client connection and what it was lent. Dies with the connection.
+    SessionId
+}
+
+// Credentials must not reach a log by way of `{:?}`.
+impl fmt::Debug for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GrantId(..)")
+    }
+}
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LeaseId(..)")
+    }
+}
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(..)")
+    }
+}
+
+/// One placement of one object: boot epoch in the upper 24 bits, a counter in the lower 40.
+/// Never reused, so that a stale locator cannot match a later object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// Bits of the counter below the boot epoch: 10^12 placements a boot.
+    pub const COUNTER_BITS: u32 = 40;
+
+    /// The first generation of a boot. Only the lower 24 bits of `boot_epoch` count.
+    pub fn first_of(boot_epoch: u64) -> Self {
+        Self((boot_epoch & 0xff_ffff) << Self::COUNTER_BITS)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// One run of registered DRAM of a node, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId(pub u32);
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A node's name in locators and in the cluster: 40 hex digits, as Redis Cluster writes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub String);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_what_they_write_and_nothing_else() {
+        let id = GrantId(0x0123_4567_89ab_cdef);
+        assert_eq!(GrantId::parse(id.to_string().as_bytes()), Ok(id));
+        for bad in ["", "0", "0123456789abcdeg", "0123456789abcdef0", "+123456789abcdef"] {
+            assert_eq!(GrantId::parse(bad.as_bytes()), Err(ParseIdError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn credentials_do_not_show_in_debug() {
+        assert!(!format!("{:?}", LeaseId(0xdead_beef)).contains("dead"));
+    }
+}

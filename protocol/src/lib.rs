@@ -1,0 +1,2 @@
+//! Words of the KV-cache server: ids, units, locators, RESP, commands. No I/O.
+pub mod base;

@@ -1,0 +1,146 @@
+//! Names that Redis has for settings of ours, and constants that its tools ask for.
+//!
+//! Settings that bear the same name in both (`maxmemory`, `timeout`, ...) are in the table and not here.
+
+use super::error::SetError;
+use super::table::Config;
+use super::value::{LogLevel, Value};
+
+/// A name of Redis: what it answers, and how it takes a new value.
+struct Alias {
+    name: &'static str,
+    /// The setting of ours that says it.
+    ours: Option<&'static str>,
+    get: fn(&Config) -> String,
+}
+
+const fn constant(name: &'static str, get: fn(&Config) -> String) -> Alias {
+    Alias { name, ours: None, get }
+}
+
+static ALIASES: &[Alias] = &[
+    Alias { name: "port", ours: Some("listen"), get: |config| config.listen.port().to_string() },
+    Alias { name: "bind", ours: Some("listen"), get: |config| config.listen.ip().to_string() },
+    Alias { name: "unixsocket", ours: Some("unix-socket"), get: unix_socket },
+    Alias { name: "proto-max-bulk-len", ours: Some("object-len-max"), get: |config| config.object_len_max.render() },
+    Alias { name: "io-threads", ours: Some("workers"), get: |config| config.worker_count().to_string() },
+    Alias {
+        name: "pidfile",
+        ours: Some("pid-file"),
+        get: |config| config.pid_file.as_ref().map_or(String::new(), Value::render),
+    },
+    Alias { name: "loglevel", ours: Some("log-level"), get: log_level },
+    constant("save", |_| String::new()),
+    constant("appendonly", |_| "no".to_owned()),
+    constant("databases", |_| "1".to_owned()),
+    constant("cluster-enabled", |_| "no".to_owned()),
+    constant("maxmemory-policy", |_| "allkeys-lru".to_owned()),
+];
+
+fn unix_socket(config: &Config) -> String {
+    config.unix_socket_path(config.listen.port()).map_or(String::new(), |path| path.display().to_string())
+}
+
+fn log_level(config: &Config) -> String {
+    match config.log_level {
+        LogLevel::Error | LogLevel::Warn => "warning",
+        LogLevel::Info => "notice",
+        LogLevel::Debug => "verbose",
+        LogLevel::Trace => "debug",
+    }
+    .to_owned()
+}
+
+/// Names that only Redis has, with their values.
+pub(super) fn entries(config: &Config) -> impl Iterator<Item = (&'static str, String)> + '_ {
+    ALIASES.iter().map(|alias| (alias.name, (alias.get)(config)))
+}
+
+/// The setting of ours that Redis calls `name`.
+pub(super) fn meant(name: &str) -> Option<&'static str> {
+    ALIASES.iter().find(|alias| alias.name == name).and_then(|alias| alias.ours)
+}
+
+/// Takes `CONFIG SET` of a name of Redis. Answers whether there is such a name.
+///
+/// What Redis calls so and we cannot change is accepted where it says what already holds: tools turn `save` and
+/// `appendonly` off without looking.
+pub(super) fn set(config: &mut Config, name: &str, value: &str) -> Result<bool, SetError> {
+    let Some(alias) = ALIASES.iter().find(|alias| alias.name == name) else {
+        return Ok(false);
+    };
+    if alias.name == "loglevel" {
+        config.log_level = match value.to_ascii_lowercase().as_str() {
+            "warning" => LogLevel::Warn,
+            "notice" => LogLevel::Info,
+            "verbose" => LogLevel::Debug,
+            "debug" => LogLevel::Trace,
+            _ => {
+                return Err(SetError::Refused {
+                    name: alias.name,
+                    allowed: "debug, verbose, notice or warning".to_owned(),
+                });
+            }
+        };
+        return Ok(true);
+    }
+    if (alias.get)(config).eq_ignore_ascii_case(value) { Ok(true) } else { Err(SetError::Fixed { name: alias.name }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Machine, setting};
+    use super::*;
+    use protocol::base::ByteLen;
+
+    fn config() -> Config {
+        Config::default_on(Machine { memory: ByteLen::gib(8), cores: 2 })
+    }
+
+    fn get(config: &Config, name: &str) -> Option<String> {
+        let mut found = config.entries().filter(|(known, _)| *known == name).map(|(_, value)| value);
+        let value = found.next();
+        assert_eq!(found.next(), None, "{name} is listed twice");
+        value
+    }
+
+    #[test]
+    fn tools_of_redis_find_the_names_they_ask_for() {
+        let config = config();
+        for (name, value) in [
+            ("port", "6379"),
+            ("bind", "127.0.0.1"),
+            ("maxmemory", "0"),
+            ("maxclients", "10000"),
+            ("timeout", "0"),
+            ("tcp-keepalive", "300"),
+            ("requirepass", ""),
+            ("protected-mode", "yes"),
+            ("proto-max-bulk-len", "536870912"),
+            ("save", ""),
+            ("appendonly", "no"),
+            ("databases", "1"),
+            ("loglevel", "notice"),
+        ] {
+            assert_eq!(get(&config, name).as_deref(), Some(value), "CONFIG GET {name}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_change_may_be_set_to_what_it_is() {
+        let mut config = config();
+        config.set_all(&[("save", ""), ("appendonly", "NO"), ("port", "6379")]).expect("all of it already holds");
+        assert!(matches!(config.set("appendonly", "yes"), Err(SetError::Fixed { name: "appendonly" })));
+        config.set("loglevel", "debug").expect("the level may change");
+        assert_eq!(config.log_level, LogLevel::Trace);
+    }
+
+    #[test]
+    fn names_of_redis_lead_to_ours() {
+        for alias in ALIASES {
+            assert!(setting(alias.name).is_none(), "{} is in both tables", alias.name);
+            assert!(alias.ours.is_none_or(|ours| setting(ours).is_some()), "{} leads nowhere", alias.name);
+        }
+        assert_eq!(meant("proto-max-bulk-len"), Some("object-len-max"));
+    }
+}

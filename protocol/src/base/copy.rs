@@ -54,6 +54,15 @@ pub fn copy_into(from: &[u8], to: &RawSpan) -> Crc {
     Crc::of(from)
 }
 
+/// Copies `from` over `to` and returns the checksum of the bytes.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn copy_slice(from: &[u8], to: &mut [u8]) -> Crc {
+    to.copy_from_slice(from);
+    Crc::of(from)
+}
+
 /// The checksum of a span that nobody writes any more. Copies through a small buffer, so that even a scribbler cannot
 /// make this undefined.
 pub fn crc_of(span: &RawSpan) -> Crc {

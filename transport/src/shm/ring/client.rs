@@ -1,0 +1,185 @@
+//! The client's side of a ring, for a thread that may block.
+
+use super::RingError;
+use super::end::{Need, RingEnd};
+use super::layout::{RingFds, map_ring};
+use rustix::event::{Timespec, epoll};
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long to spin before sleeping. A spin that finds what it waits for raises the next, one in vain halves it, down
+/// to none; then every 32nd wait tries again, in case the load has gone.
+#[derive(Debug, Clone)]
+pub struct SpinBudget {
+    max: Duration,
+    now: Duration,
+    sleeps_since_spin: u32,
+}
+
+impl SpinBudget {
+    /// Less is not worth looking at the clock for.
+    const LEAST: Duration = Duration::from_micros(2);
+    const RETRY_EVERY: u32 = 32;
+
+    /// At most `max` a wait; zero never spins.
+    pub fn new(max: Duration) -> Self {
+        Self { max, now: max, sleeps_since_spin: 0 }
+    }
+
+    /// How long to spin this time.
+    fn next(&mut self) -> Duration {
+        if self.now.is_zero() && !self.max.is_zero() {
+            self.sleeps_since_spin += 1;
+            if self.sleeps_since_spin >= Self::RETRY_EVERY {
+                self.sleeps_since_spin = 0;
+                return self.max;
+            }
+        }
+        self.now
+    }
+
+    fn found(&mut self) {
+        self.now = (self.now * 2).clamp(Self::LEAST, self.max.max(Self::LEAST)).min(self.max);
+    }
+
+    fn missed(&mut self) {
+        self.now = if self.now / 2 < Self::LEAST { Duration::ZERO } else { self.now / 2 };
+    }
+}
+
+impl Default for SpinBudget {
+    /// Up to 20 us: about half of what waking a sleeping core costs.
+    fn default() -> Self {
+        Self::new(Duration::from_micros(20))
+    }
+}
+
+/// The client's side of a pair of rings, with a blocking wait.
+#[derive(Debug)]
+pub struct ClientRing {
+    end: RingEnd,
+    spin: SpinBudget,
+    /// Watches the own eventfd, edge-triggered, so that it never has to be read, and the socket for its hang-up.
+    epoll: OwnedFd,
+    /// Kept open because `epoll` watches them.
+    _event: OwnedFd,
+    _socket: OwnedFd,
+}
+
+const EVENT: u64 = 0;
+const SOCKET: u64 = 1;
+
+impl ClientRing {
+    /// Maps the ring that the server made. `socket` is the Unix socket the descriptors came over: its hang-up is how a
+    /// dead server is noticed.
+    ///
+    /// # Errors
+    /// [`RingError::Corrupt`] if the memory is no ring, [`RingError::Memory`] if it could shrink,
+    /// [`RingError::Os`] if the kernel refuses.
+    pub fn open(fds: RingFds, socket: impl AsFd, spin: SpinBudget) -> Result<Self, RingError> {
+        let (mapping, layout) = map_ring(&fds.memory)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(RingError::os("make an epoll"))?;
+        let socket = socket
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| RingError::Os { act: "duplicate the socket", source })?;
+        let watch = |fd: &OwnedFd, data: u64, flags: epoll::EventFlags| {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(data), flags).map_err(RingError::os("watch a descriptor"))
+        };
+        watch(&fds.to_client, EVENT, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        watch(&socket, SOCKET, epoll::EventFlags::RDHUP)?;
+        let end = RingEnd::client(mapping, layout, fds.to_server);
+        Ok(Self { end, spin, epoll, _event: fds.to_client, _socket: socket })
+    }
+
+    /// Wakes the server if that is due, then waits until what `need` names is there: spins briefly, then sleeps.
+    ///
+    /// # Errors
+    /// [`RingError::Timeout`] at `deadline`, [`RingError::PeerGone`] if the server hung up with nothing more to read,
+    /// [`RingError::Corrupt`] if its index cannot be.
+    pub fn wait(&mut self, need: Need, deadline: Instant) -> Result<(), RingError> {
+        self.end.notify()?;
+        if self.end.is_ready(need)? {
+            return Ok(());
+        }
+        let budget = self.spin.next();
+        if !budget.is_zero() {
+            let started = Instant::now();
+            loop {
+                for _ in 0..32 {
+                    std::hint::spin_loop();
+                    if self.end.is_ready(need)? {
+                        self.spin.found();
+                        return Ok(());
+                    }
+                }
+                if started.elapsed() >= budget {
+                    break;
+                }
+            }
+            self.spin.missed();
+        }
+        while self.end.prepare_sleep(need)? {
+            let slept = self.sleep(deadline);
+            self.end.wake_up();
+            match slept {
+                Ok(()) => {}
+                // What the peer wrote before it went is still to be read.
+                Err(_) if self.end.is_ready(need)? => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `bytes`, waiting for room as needed. The caller must be sure that the server can go on without its
+    /// replies being read: keep what is outstanding below the reply ring's capacity.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub fn write_all(&mut self, mut bytes: &[u8], deadline: Instant) -> Result<(), RingError> {
+        loop {
+            let count = self.end.write(bytes)?;
+            bytes = &bytes[count..];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.wait(Need::Space, deadline)?;
+        }
+    }
+
+    /// Sleeps until the server wakes us or hangs up or `deadline` comes; may also wake for nothing.
+    fn sleep(&self, deadline: Instant) -> Result<(), RingError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(RingError::Timeout);
+        }
+        let timeout =
+            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+        let mut events = [none; 2];
+        let count = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(errno) => return Err(RingError::os("wait for the server")(errno)),
+        };
+        if events[..count].iter().any(|event| event.data.u64() == SOCKET) {
+            return Err(RingError::PeerGone);
+        }
+        Ok(())
+    }
+}
+
+impl Deref for ClientRing {
+    type Target = RingEnd;
+    fn deref(&self) -> &RingEnd {
+        &self.end
+    }
+}
+
+impl DerefMut for ClientRing {
+    fn deref_mut(&mut self) -> &mut RingEnd {
+        &mut self.end
+    }
+}

@@ -151,7 +151,7 @@ impl Config {
     /// Independent parts of the index: a power of two, several a worker, so that two workers seldom meet in one.
     pub fn shard_count(&self) -> usize {
         match self.shards {
-            0 => (self.worker_count() * 16).next_power_of_two().clamp(16, 1024),
+            0 => (self.worker_count() * 16).next_power_of_two().clamp(16, 256),
             given => given,
         }
     }

@@ -237,7 +237,7 @@ mod tests {
                 r#"test.toml:5:13: log-level = "loud" is not allowed: error, warn, info, debug or trace"#,
                 r#"test.toml:6:2: there is no setting "section""#,
                 r#"environment MOONCAKE_TIMEOT: there is no setting "timeot"; did you mean timeout?"#,
-                r#"environment MOONCAKE_SHARDS: shards = "x" is not allowed: 1 to 4096, or 0 (by the number of workers)"#,
+                r#"environment MOONCAKE_SHARDS: shards = "x" is not allowed: 1 to 256, or 0 (by the number of workers)"#,
                 r#"flag --tick-ms: tick-ms = "0" is not allowed: 1 to 1000"#,
             ]
         );

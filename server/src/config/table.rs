@@ -227,7 +227,7 @@ settings! {
         /// Fill level at which eviction in the background stops.
         Runtime watermark_low_percent: Percent = "92", "50" to "100";
         /// Independent parts of the index, a power of two. 0 chooses by the workers.
-        Start shards: usize = "0", "1" to "4096", or "0" is "by the number of workers";
+        Start shards: usize = "0", "1" to "256", or "0" is "by the number of workers";
     }
     "Objects" {
         /// Longest object. Known before its first byte, so that a giant is refused and not read.

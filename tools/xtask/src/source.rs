@@ -1,0 +1,117 @@
+//! What every source file must be: headed, short, and free of `unsafe` outside its few places.
+
+use crate::root;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest source file, in lines.
+const LINES_MAX: usize = 800;
+
+/// Where `unsafe` may stand. Everywhere else the workspace denies it.
+const UNSAFE_PLACES: &[&str] =
+    &["protocol/src/base/copy.rs", "protocol/src/base/memory.rs", "storage/src/dram/memory.rs", "transport/src/shm.rs"];
+
+/// A source file, by its path from the root.
+pub(crate) struct Source {
+    /// From the root, with forward slashes.
+    pub path: String,
+    /// All of it.
+    pub text: String,
+}
+
+impl Source {
+    /// Lines that are not comments, with their numbers from 1.
+    pub(crate) fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().map(|(at, line)| (at + 1, line)).filter(|(_, line)| {
+            let line = line.trim_start();
+            !line.starts_with("//")
+        })
+    }
+}
+
+/// All files of the tree whose name ends with `.extension`, generated directories apart.
+pub(crate) fn files(extension: &str) -> Result<Vec<Source>> {
+    let root = root();
+    let mut paths = Vec::new();
+    walk(&root, extension, &mut paths)?;
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            let path = path.strip_prefix(&root).context("walked below the root")?.display().to_string();
+            Ok(Source { path, text })
+        })
+        .collect()
+}
+
+fn walk(dir: &Path, extension: &str, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') || name.starts_with("target") || name == "node_modules" {
+            continue;
+        }
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            walk(&entry.path(), extension, found)?;
+        } else if kind.is_file() && entry.path().extension().is_some_and(|found| found == extension) {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Files that do not open with their role.
+pub(crate) fn without_header() -> Result<Vec<String>> {
+    let headed =
+        |file: &Source| file.text.lines().next().is_some_and(|line| line.starts_with("//! ") && line.len() > 12);
+    Ok(files("rs")?
+        .iter()
+        .filter(|file| !headed(file))
+        .map(|file| format!("{}: does not open with `//!` and what it is for", file.path))
+        .collect())
+}
+
+/// Files too long to be one noun.
+pub(crate) fn too_long() -> Result<Vec<String>> {
+    Ok(files("rs")?
+        .iter()
+        .map(|file| (file, file.text.lines().count()))
+        .filter(|(_, lines)| *lines > LINES_MAX)
+        .map(|(file, lines)| format!("{}: {lines} lines, at most {LINES_MAX}", file.path))
+        .collect())
+}
+
+/// Files that lift the workspace's denial of `unsafe` without being in the list, and the other way round.
+pub(crate) fn unsafe_elsewhere() -> Result<Vec<String>> {
+    let files = files("rs")?;
+    let mut wrong = Vec::new();
+    for file in &files {
+        let lifts = file.code_lines().any(|(_, line)| {
+            let line = line.trim_start();
+            (line.starts_with("#![") || line.starts_with("#[")) && line.contains("unsafe_code")
+        });
+        let listed = UNSAFE_PLACES.contains(&file.path.as_str());
+        if lifts && !listed {
+            wrong.push(format!("{}: unsafe code outside the listed places (tools/xtask/src/source.rs)", file.path));
+        }
+        if listed && !lifts {
+            wrong.push(format!("{}: listed as a place of unsafe code, but has none", file.path));
+        }
+    }
+    for place in UNSAFE_PLACES {
+        if !files.iter().any(|file| file.path == *place) {
+            wrong.push(format!("{place}: listed as a place of unsafe code, but does not exist"));
+        }
+    }
+    for manifest in self::files("toml")?.iter().filter(|file| file.path.ends_with("Cargo.toml")) {
+        let own_workspace = manifest.text.lines().any(|line| line.trim() == "[workspace]");
+        if !own_workspace && !manifest.text.contains("[lints]\nworkspace = true") {
+            wrong.push(format!("{}: does not take the workspace's lints", manifest.path));
+        }
+    }
+    Ok(wrong)
+}

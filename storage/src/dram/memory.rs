@@ -1,0 +1,217 @@
+//! Segments as memory: memfds with huge pages where the machine gives them, prefaulted, and raw access to their bytes.
+//!
+//! Role: the only unsafe code of the store. Implements [`StableMemory`] for [`Segment`] and gives the store checked
+//! reads and writes of slots.
+//!
+//! Invariants:
+//! - A payload that a client may write is only ever touched through [`RawSpan`]s.
+//! - Keys, headers and small values are written by the server alone, under their shard's lock, so they may be compared
+//!   in place.
+
+#![expect(unsafe_code, reason = "raw access to mapped segments")]
+
+use memmap2::{MmapOptions, MmapRaw};
+use protocol::base::{ByteLen, RawSpan, StableMemory};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Which pages back a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Reserved huge pages of 2 MiB.
+    Huge,
+    /// Ordinary pages, transparent huge pages asked for.
+    Ordinary,
+}
+
+/// Whether to ask for reserved huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HugePages {
+    /// If there are enough of them.
+    #[default]
+    Auto,
+    /// Never.
+    Never,
+    /// Fail without them.
+    Always,
+}
+
+/// One memfd, mapped writable here. Others get it sealed.
+pub struct Segment {
+    fd: OwnedFd,
+    map: MmapRaw,
+    pages: Pages,
+}
+
+impl Segment {
+    /// Makes and maps a memfd of `len` bytes, a multiple of 2 MiB.
+    ///
+    /// # Errors
+    /// What the kernel says: most often no memory, or no huge pages where they are demanded.
+    pub fn create(len: ByteLen, huge: HugePages) -> io::Result<Self> {
+        if huge != HugePages::Never {
+            match Self::try_create(len, Pages::Huge) {
+                Ok(segment) => return Ok(segment),
+                Err(error) if huge == HugePages::Always => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Self::try_create(len, Pages::Ordinary)
+    }
+
+    fn try_create(len: ByteLen, pages: Pages) -> io::Result<Self> {
+        let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        if pages == Pages::Huge {
+            flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        }
+        let fd = memfd_create("mooncake-segment", flags)?;
+        ftruncate(&fd, len.get())?;
+        let map_len = usize::try_from(len.get()).map_err(io::Error::other)?;
+        let map = MmapOptions::new().len(map_len).map_raw(&fd)?;
+        if pages == Pages::Ordinary {
+            // Shared memory takes the advice only where the machine's setting is `advise`; it costs nothing to ask.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Ok(Self { fd, map, pages })
+    }
+
+    /// Touches `part` of `parts` of the pages, so that no request pays for a page fault. Runs beside requests.
+    ///
+    /// # Errors
+    /// When the machine has no memory left for them.
+    pub fn prefault(&self, part: usize, parts: usize) -> io::Result<()> {
+        const STEP: usize = 2 << 20;
+        let steps = self.map.len().div_ceil(STEP);
+        for step in (part..steps).step_by(parts.max(1)) {
+            let offset = step * STEP;
+            let len = STEP.min(self.map.len() - offset);
+            match self.map.advise_range(memmap2::Advice::PopulateWrite, offset, len) {
+                Ok(()) => {}
+                // Kernels before 5.14: the first touch pays instead.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Which pages it got.
+    pub fn pages(&self) -> Pages {
+        self.pages
+    }
+}
+
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+// SAFETY: the mapping lives as long as the value and never moves (`MmapRaw` unmaps on drop only); it is readable and
+// writable; `MmapRaw` gives out no reference, and neither does `Segment`.
+unsafe impl StableMemory for Segment {
+    fn base(&self) -> *mut u8 {
+        self.map.as_mut_ptr()
+    }
+    fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Segment({}, {:?})", ByteLen(self.map.len() as u64), self.pages)
+    }
+}
+
+/// Anonymous memory, for simulations and benches that need no file.
+pub struct PlainMemory(MmapRaw);
+
+impl PlainMemory {
+    /// `len` bytes of zeros.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(len: usize) -> io::Result<Self> {
+        Ok(Self(MmapOptions::new().len(len).map_anon()?.into()))
+    }
+}
+
+// SAFETY: as for `Segment`.
+unsafe impl StableMemory for PlainMemory {
+    fn base(&self) -> *mut u8 {
+        self.0.as_mut_ptr()
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The store's own view of a segment.
+#[derive(Clone)]
+pub(crate) struct Memory(Arc<dyn StableMemory>);
+
+impl Memory {
+    pub(crate) fn new(memory: Arc<dyn StableMemory>) -> Self {
+        Self(memory)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn span(&self, offset: usize, len: usize) -> RawSpan {
+        RawSpan::new(Arc::clone(&self.0), offset, len).expect("slots lie inside their segment")
+    }
+
+    fn at(&self, offset: u64, len: usize) -> *mut u8 {
+        let offset = usize::try_from(offset).expect("64-bit");
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.0.len()), "{offset}+{len} inside the segment");
+        self.0.base().wrapping_add(offset)
+    }
+
+    /// Writes bytes that only the server writes: headers, keys, small values.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
+        let to = self.at(offset, bytes.len());
+        // SAFETY: `at` checked the range; the mapping is writable; the caller holds the lock that owns the slot; `bytes`
+        // is a live borrow and so cannot overlap a slot nobody has a reference to.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// Lends bytes that only the server writes, under the lock that owns the slot.
+    pub(crate) fn with<R>(&self, offset: u64, len: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+        let from = self.at(offset, len);
+        // SAFETY: `at` checked the range; it is mapped and initialised (zeros at least); nobody writes it while the lock
+        // that owns the slot is held, which it is for the time of `look`.
+        look(unsafe { std::slice::from_raw_parts(from, len) })
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Memory({})", ByteLen(self.0.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_zero_prefaulted_and_writable() {
+        let segment = Segment::create(ByteLen::mib(4), HugePages::Auto).expect("4 MiB of memory");
+        segment.prefault(0, 2).expect("faults in");
+        segment.prefault(1, 2).expect("faults in");
+        let memory = Memory::new(Arc::new(segment));
+        memory.write(4095, b"abc");
+        memory.with(4094, 5, |bytes| assert_eq!(bytes, b"\0abc\0"));
+    }
+
+    #[test]
+    #[should_panic(expected = "inside the segment")]
+    fn access_past_the_end_is_a_bug() {
+        Memory::new(Arc::new(PlainMemory::new(4096).expect("memory"))).write(4095, b"ab");
+    }
+}

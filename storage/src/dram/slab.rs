@@ -1,0 +1,257 @@
+//! Slots of small values: slab pages of one size class each, carved from extents.
+//!
+//! Role: one of these lives in each shard, under its lock, so that small writes take no further lock.
+//!
+//! Invariants:
+//! - A page that becomes empty goes back to the extents at once, except one a class, kept against flapping.
+//! - Bookkeeping lies outside the managed memory.
+
+use super::space::Space;
+use crate::place::{PAGE, Position, SLOT_EDGE};
+
+/// Largest slot, header and key included. A longer object gets pages of its own.
+pub(crate) const SLOT_LEN_MAX: u64 = 16 << 10;
+const FINE_STEP: u64 = 16;
+const FINE_MAX: u64 = 256;
+/// Sizes between two powers of two above [`FINE_MAX`].
+const STEPS: u64 = 8;
+const CLASSES: usize = (FINE_MAX / FINE_STEP) as usize + (SLOT_LEN_MAX / FINE_MAX).ilog2() as usize * STEPS as usize;
+const NONE: u32 = u32::MAX;
+
+/// Slot length of each class, ascending: steps of 16 bytes to 256, then eighths of each doubling.
+const CLASS_LEN: [u64; CLASSES] = {
+    let mut len = [0; CLASSES];
+    let mut class = 0;
+    let mut size = FINE_STEP;
+    while size <= FINE_MAX {
+        len[class] = size;
+        class += 1;
+        size += FINE_STEP;
+    }
+    let mut base = FINE_MAX;
+    while base < SLOT_LEN_MAX {
+        let mut step = 1;
+        while step <= STEPS {
+            len[class] = base + base / STEPS * step;
+            class += 1;
+            step += 1;
+        }
+        base *= 2;
+    }
+    len
+};
+const _: () = assert!(CLASS_LEN[CLASSES - 1] == SLOT_LEN_MAX, "the last class is the longest slot");
+
+/// The class whose slots hold `len` bytes with the least waste.
+fn class_of(len: u64) -> Option<usize> {
+    (len <= SLOT_LEN_MAX).then(|| CLASS_LEN.partition_point(|&class_len| class_len < len))
+}
+
+/// Bytes that a small object of `len`, header and key included, is charged; `None` if it is not small.
+pub(crate) fn charge(len: u64) -> Option<u64> {
+    class_of(len).map(|class| CLASS_LEN[class])
+}
+
+fn pages_of(class: usize) -> u32 {
+    if CLASS_LEN[class] <= 2048 { 16 } else { 64 }
+}
+
+#[derive(Debug)]
+struct Page {
+    base: Position,
+    class: u8,
+    /// Index in its class's list of pages with room; `NONE` if it has none.
+    listed: u32,
+    slots: u16,
+    used: u16,
+    /// One bit a slot, set where taken.
+    taken: Box<[u64]>,
+}
+
+/// All slab pages of one shard.
+#[derive(Debug)]
+pub(crate) struct Slabs {
+    pages: Vec<Option<Page>>,
+    vacant: Vec<u32>,
+    /// For each class the pages with a free slot.
+    open: Vec<Vec<u32>>,
+    /// Bytes of extents taken.
+    held: u64,
+    /// Bytes of slots taken.
+    used: u64,
+}
+
+impl Slabs {
+    pub(crate) fn new() -> Self {
+        Self {
+            pages: Vec::new(),
+            vacant: Vec::new(),
+            open: (0..CLASSES).map(|_| Vec::new()).collect(),
+            held: 0,
+            used: 0,
+        }
+    }
+
+    /// A slot of at least `len` bytes. `None` if it needs a page and `space` has none.
+    pub(crate) fn allocate(&mut self, len: u64, space: &Space, home: usize) -> Option<(u32, u16)> {
+        let class = class_of(len)?;
+        let page_index = match self.open[class].last() {
+            Some(&page) => page,
+            None => self.add_page(class, space, home)?,
+        };
+        let page = self.pages[page_index as usize].as_mut().expect("listed pages exist");
+        let word = page.taken.iter().position(|&word| word != u64::MAX).expect("an open page has a free slot");
+        let bit = page.taken[word].trailing_ones();
+        page.taken[word] |= 1 << bit;
+        page.used += 1;
+        self.used += CLASS_LEN[class];
+        if page.used == page.slots {
+            self.unlist(page_index);
+        }
+        let slot = u16::try_from(word * 64 + bit as usize).expect("a page has fewer slots than 65,536");
+        Some((page_index, slot))
+    }
+
+    fn add_page(&mut self, class: usize, space: &Space, home: usize) -> Option<u32> {
+        let pages = pages_of(class);
+        let base = space.allocate(pages, home)?;
+        let usable = u64::from(pages) * PAGE - SLOT_EDGE;
+        let slots = u16::try_from(usable / CLASS_LEN[class]).expect("a page has fewer slots than 65,536");
+        let words = usize::from(slots).div_ceil(64);
+        let mut taken = vec![0u64; words].into_boxed_slice();
+        let rest = usize::from(slots) % 64;
+        if rest != 0 {
+            taken[words - 1] = u64::MAX << rest;
+        }
+        let class_index = u8::try_from(class).expect("fewer classes than 256");
+        let page = Page { base, class: class_index, listed: NONE, slots, used: 0, taken };
+        let index = if let Some(index) = self.vacant.pop() {
+            self.pages[index as usize] = Some(page);
+            index
+        } else {
+            self.pages.push(Some(page));
+            u32::try_from(self.pages.len() - 1).expect("fewer pages than 2^31")
+        };
+        self.held += u64::from(pages) * PAGE;
+        self.list(index);
+        Some(index)
+    }
+
+    fn list(&mut self, index: u32) {
+        let page = self.pages[index as usize].as_mut().expect("page exists");
+        let open = &mut self.open[usize::from(page.class)];
+        page.listed = u32::try_from(open.len()).expect("fewer pages than 2^32");
+        open.push(index);
+    }
+
+    fn unlist(&mut self, index: u32) {
+        let page = self.pages[index as usize].as_mut().expect("page exists");
+        let at = std::mem::replace(&mut page.listed, NONE) as usize;
+        let open = &mut self.open[usize::from(page.class)];
+        open.swap_remove(at);
+        if let Some(&moved) = open.get(at) {
+            self.pages[moved as usize].as_mut().expect("page exists").listed = u32::try_from(at).expect("as before");
+        }
+    }
+
+    /// Gives a slot back; its page too, if it is empty and not the only open one of its class.
+    pub(crate) fn free(&mut self, page_index: u32, slot: u16, space: &Space) {
+        let page = self.pages[page_index as usize].as_mut().expect("slots are freed into their page");
+        let (word, bit) = (usize::from(slot) / 64, slot % 64);
+        assert!(slot < page.slots, "slot {slot} of {}", page.slots);
+        assert!(page.taken[word] & 1 << bit != 0, "slot {slot} of page {page_index} freed twice");
+        page.taken[word] &= !(1 << bit);
+        page.used -= 1;
+        let (class, empty, listed) = (usize::from(page.class), page.used == 0, page.listed != NONE);
+        self.used -= CLASS_LEN[class];
+        if !listed {
+            self.list(page_index);
+        }
+        if empty && self.open[class].len() > 1 {
+            self.drop_page(page_index, space);
+        }
+    }
+
+    fn drop_page(&mut self, index: u32, space: &Space) {
+        self.unlist(index);
+        let page = self.pages[index as usize].take().expect("page exists");
+        let pages = pages_of(usize::from(page.class));
+        self.vacant.push(index);
+        self.held -= u64::from(pages) * PAGE;
+        space.free(page.base, pages);
+    }
+
+    /// Gives back empty pages that were kept. Returns their bytes.
+    pub(crate) fn trim(&mut self, space: &Space) -> u64 {
+        let before = self.held;
+        for index in 0..u32::try_from(self.pages.len()).expect("fewer pages than 2^31") {
+            if self.pages[index as usize].as_ref().is_some_and(|page| page.used == 0) {
+                self.drop_page(index, space);
+            }
+        }
+        before - self.held
+    }
+
+    /// First byte of a slot, and the slot's length.
+    pub(crate) fn slot(&self, page: u32, slot: u16) -> (Position, u64) {
+        let page = self.pages[page as usize].as_ref().expect("slots lie in a page");
+        let len = CLASS_LEN[usize::from(page.class)];
+        (page.base.plus(u64::from(slot) * len), len)
+    }
+
+    /// The page with the fewest slots taken of those that cost the most memory, and its taken slots.
+    pub(crate) fn emptiest(&self) -> Option<(u32, Vec<u16>)> {
+        let (index, page) = self
+            .pages
+            .iter()
+            .enumerate()
+            .filter_map(|(index, page)| page.as_ref().map(|page| (index, page)))
+            .min_by_key(|(_, page)| u32::from(page.used) * 1000 / u32::from(page.slots))?;
+        let taken =
+            (0..page.slots).filter(|&slot| page.taken[usize::from(slot) / 64] & 1 << (slot % 64) != 0).collect();
+        Some((u32::try_from(index).ok()?, taken))
+    }
+
+    /// Bytes of extents that the pages take.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Bytes of the slots taken.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Checks every invariant of the bookkeeping.
+    pub(crate) fn audit(&self) {
+        let (mut held, mut used) = (0, 0);
+        for (index, page) in self.pages.iter().enumerate() {
+            let Some(page) = page else { continue };
+            let class = usize::from(page.class);
+            held += u64::from(pages_of(class)) * PAGE;
+            used += u64::from(page.used) * CLASS_LEN[class];
+            let spare = page.taken.len() * 64 - usize::from(page.slots);
+            let ones: usize = page.taken.iter().map(|word| word.count_ones() as usize).sum();
+            assert_eq!(ones - spare, usize::from(page.used), "page {index} counts its slots");
+            assert_eq!(page.listed == NONE, page.used == page.slots, "page {index} is open while it has room");
+            if page.listed != NONE {
+                assert_eq!(self.open[class][page.listed as usize] as usize, index, "page {index} knows its place");
+            }
+        }
+        assert_eq!((held, used), (self.held, self.used), "slab bytes add up");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_waste_at_most_an_eighth() {
+        for len in 1..=SLOT_LEN_MAX {
+            let got = charge(len).expect("small");
+            assert!(got >= len && got - len <= (len / 8).max(FINE_STEP - 1), "{len} is charged {got}");
+        }
+        assert_eq!(charge(SLOT_LEN_MAX + 1), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! Eviction order: least recently used first, and of one chain the deepest first.
+//!
+//! Role: intrusive lists over a shard's entries, ordered by [`Stamp`].
+//!
+//! Invariants:
+//! - A list is sorted by stamp, newest at the head, except where a bounded walk gave up: then an entry lies a little
+//!   nearer to the head than its stamp says, so it lives a little longer.
+//! - Every operation costs at most [`WALK_MAX`] steps, whatever the population.
+//!
+//! The stamp is the moment of the touch and, below it, the depth in the chain, reversed: blocks touched by one request
+//! order themselves with the prefix newest. A block written with `PARENT` takes its parent's moment and one more depth, so
+//! a continuation never outlives its prefix (SGLang's radix cache evicts leaves only, for the same reason).
+
+use crate::entry::{Entries, NIL, flag};
+use protocol::base::Instant;
+
+/// Steps that an insertion out of order may walk.
+const WALK_MAX: usize = 128;
+const DEPTH_BITS: u32 = 12;
+const DEPTH_MAX: u32 = (1 << DEPTH_BITS) - 1;
+
+/// Moment of a touch (microseconds, 52 bits) and reversed depth (12 bits). Greater is kept longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(pub(crate) u64);
+
+impl Stamp {
+    pub(crate) fn new(at: Instant, depth: u32) -> Self {
+        Self(at.micros_floor() << DEPTH_BITS | u64::from(DEPTH_MAX - depth.min(DEPTH_MAX)))
+    }
+
+    pub(crate) fn depth(self) -> u32 {
+        DEPTH_MAX - u32::try_from(self.0 & u64::from(DEPTH_MAX)).expect("12 bits")
+    }
+
+    /// Just older than `self`: its continuation in the chain.
+    pub(crate) fn child(self) -> Self {
+        Self(self.0 - u64::from(self.depth() < DEPTH_MAX))
+    }
+
+    pub(crate) fn at(self) -> Instant {
+        Instant((self.0 >> DEPTH_BITS) * 1_000)
+    }
+}
+
+/// Which list: its number goes into [`crate::entry::Entry::list`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum List {
+    /// Victims of first choice.
+    Plain = 0,
+    /// Soft-pinned: victims only when there are no others.
+    Soft = 1,
+    /// Passed over because of a grace; back in `Plain` when it ends.
+    Parked = 2,
+}
+
+/// Head and tail of each list.
+#[derive(Debug)]
+pub(crate) struct Lists {
+    newest: [u32; 3],
+    oldest: [u32; 3],
+}
+
+impl Lists {
+    pub(crate) fn new() -> Self {
+        Self { newest: [NIL; 3], oldest: [NIL; 3] }
+    }
+
+    pub(crate) fn oldest(&self, list: List) -> u32 {
+        self.oldest[list as usize]
+    }
+
+    /// Puts an entry where its stamp belongs.
+    pub(crate) fn insert(&mut self, entries: &mut Entries, index: u32, list: List) {
+        let which = list as usize;
+        let stamp = entries[index].stamp;
+        debug_assert!(!entries[index].has(flag::LISTED), "entry {index} is in a list already");
+        // Oldest of all: as after a grace, or a long lease.
+        let tail = self.oldest[which];
+        if tail != NIL && stamp <= entries[tail].stamp {
+            self.link(entries, index, which, tail, NIL);
+            return;
+        }
+        let (mut newer, mut older) = (NIL, self.newest[which]);
+        for _ in 0..WALK_MAX {
+            if older == NIL || entries[older].stamp <= stamp {
+                break;
+            }
+            newer = older;
+            older = entries[older].older;
+        }
+        self.link(entries, index, which, newer, older);
+    }
+
+    fn link(&mut self, entries: &mut Entries, index: u32, which: usize, newer: u32, older: u32) {
+        {
+            let entry = &mut entries[index];
+            entry.newer = newer;
+            entry.older = older;
+            entry.list = u8::try_from(which).expect("three lists");
+            entry.flags |= flag::LISTED;
+        }
+        if newer == NIL {
+            self.newest[which] = index;
+        } else {
+            entries[newer].older = index;
+        }
+        if older == NIL {
+            self.oldest[which] = index;
+        } else {
+            entries[older].newer = index;
+        }
+    }
+
+    /// Takes an entry out of the list it is in, if any.
+    pub(crate) fn remove(&mut self, entries: &mut Entries, index: u32) {
+        let entry = &mut entries[index];
+        if !entry.has(flag::LISTED) {
+            return;
+        }
+        entry.flags &= !flag::LISTED;
+        let (newer, older, which) = (entry.newer, entry.older, usize::from(entry.list));
+        if newer == NIL {
+            self.newest[which] = older;
+        } else {
+            entries[newer].older = older;
+        }
+        if older == NIL {
+            self.oldest[which] = newer;
+        } else {
+            entries[older].newer = newer;
+        }
+    }
+
+    /// Entries of a list, oldest first.
+    pub(crate) fn iter<'a>(&self, entries: &'a Entries, list: List) -> impl Iterator<Item = u32> + 'a {
+        let first = self.oldest[list as usize];
+        std::iter::successors((first != NIL).then_some(first), move |&index| {
+            let newer = entries[index].newer;
+            (newer != NIL).then_some(newer)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Entry;
+    use crate::place::Place;
+    use protocol::base::{Crc, Generation};
+
+    #[test]
+    fn a_prefix_is_newer_than_its_continuation() {
+        let at = Instant(5_000_000);
+        let root = Stamp::new(at, 0);
+        assert!(root > root.child() && root.child() > root.child().child());
+        assert_eq!(root.child(), Stamp::new(at, 1));
+        assert_eq!((root.child().at(), root.child().depth()), (at, 1));
+        let deepest = Stamp::new(at, u32::MAX);
+        assert_eq!(deepest.child(), deepest, "depth saturates");
+        assert!(deepest > Stamp::new(Instant(4_999_000), 0), "an earlier touch is older at any depth");
+    }
+
+    #[test]
+    fn lists_stay_sorted_whatever_the_order_of_insertion() {
+        let (mut entries, mut lists) = (Entries::new(), Lists::new());
+        for stamp in [5u64, 3, 9, 1, 7, 5, 2, 8] {
+            let entry = Entry::new(Generation(1), stamp, Place::unpack(0), 0, 0, Crc(0), 1);
+            let index = entries.insert(entry);
+            lists.insert(&mut entries, index, List::Plain);
+        }
+        let order = |lists: &Lists, entries: &Entries| -> Vec<u64> {
+            lists.iter(entries, List::Plain).map(|index| entries[index].stamp).collect()
+        };
+        assert_eq!(order(&lists, &entries), [1, 2, 3, 5, 5, 7, 8, 9]);
+        for index in [3, 2, 0] {
+            lists.remove(&mut entries, index);
+        }
+        assert_eq!(order(&lists, &entries), [2, 3, 5, 7, 8]);
+    }
+}

@@ -1,0 +1,498 @@
+//! One part of the index: the state machine of its objects, under one lock.
+//!
+//! Role: everything that happens to an object is a method here or in a submodule. No I/O, no clock: `now` is a parameter.
+//!
+//! Invariants:
+//! - An entry is in the table exactly while it is live. Doomed entries keep their slot until `users` is zero.
+//! - An entry is in an LRU list exactly while it is live, has no users and no pins.
+//! - A slot is freed once, when its entry goes; nothing else frees slots of published objects.
+//! - Side tables hold an item for an entry exactly while the entry's flag says so.
+
+pub(crate) mod evict;
+pub(crate) mod grant;
+pub(crate) mod lease;
+pub(crate) mod pin;
+
+use crate::deadline::Deadlines;
+use crate::dram::slab::{self, Slabs};
+use crate::dram::slot::{self, Header, SMALL_HEADER};
+use crate::dram::space::Space;
+use crate::entry::{Entries, Entry, NIL, flag};
+use crate::lru::{List, Lists, Stamp};
+use crate::place::{PAGE, Place, Position, SLOT_EDGE, extent_pages};
+use crate::sync::{AtomicU64, Ordering};
+use hashbrown::HashTable;
+use protocol::base::{Crc, Generation, Instant};
+use rand::rngs::StdRng;
+use std::collections::HashMap;
+
+/// Side tables are keyed by entry indices and random credentials: a fast hash with a seed is enough.
+pub(crate) type Side<K, V> = HashMap<K, V, ahash::RandomState>;
+
+/// A key and its hash, split into the shard's part and the table's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HashedKey<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) hash: u64,
+}
+
+impl HashedKey<'_> {
+    #[expect(clippy::cast_possible_truncation, reason = "32 of the 64 bits are kept")]
+    fn short(self) -> u32 {
+        (self.hash >> 32) as u32
+    }
+}
+
+/// The table's hash of an entry, made from the 32 bits that the entry keeps.
+fn table_hash(short: u32) -> u64 {
+    u64::from(short).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Counters of one shard since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Reads that found their object.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Objects whose TTL ended.
+    pub expired: u64,
+    /// Objects evicted.
+    pub evicted: u64,
+    /// Bytes of slots freed by eviction.
+    pub evicted_bytes: u64,
+    /// Leases that ran out unreleased.
+    pub leases_expired: u64,
+    /// Grants that ran out uncommitted.
+    pub grants_expired: u64,
+    /// Payloads refused for their checksum.
+    pub crc_refused: u64,
+}
+
+/// Everything a publication says of the object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fresh {
+    pub(crate) generation: Generation,
+    pub(crate) place: Place,
+    pub(crate) length: u32,
+    pub(crate) crc: Crc,
+    pub(crate) stamp: Stamp,
+}
+
+/// What a shard shows without its lock.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Gauges {
+    /// Stamp of the oldest plain entry, `u64::MAX` if there is none.
+    pub(crate) plain_oldest: AtomicU64,
+    /// Stamp of the oldest soft-pinned entry.
+    pub(crate) soft_oldest: AtomicU64,
+    /// Bytes pinned.
+    pub(crate) pinned: AtomicU64,
+    /// Bytes spared after a probe.
+    pub(crate) graced: AtomicU64,
+}
+
+impl Gauges {
+    pub(crate) fn new() -> Self {
+        Self {
+            plain_oldest: AtomicU64::new(u64::MAX),
+            soft_oldest: AtomicU64::new(u64::MAX),
+            pinned: AtomicU64::new(0),
+            graced: AtomicU64::new(0),
+        }
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    table: HashTable<u32>,
+    pub(crate) entries: Entries,
+    lists: Lists,
+    pub(crate) slabs: Slabs,
+    expiry: Side<u32, Instant>,
+    expiry_queue: Deadlines<(u32, Generation)>,
+    pins: pin::Pins,
+    pub(crate) leases: lease::Leases,
+    pub(crate) grants: grant::Grants,
+    rng: StdRng,
+    next_generation: Generation,
+    generation_step: u64,
+    live_bytes: u64,
+    doomed_bytes: u64,
+    pub(crate) counters: Counters,
+    /// The gauges as last published.
+    published: [u64; 4],
+}
+
+impl Shard {
+    pub(crate) fn new(first: Generation, step: u64, hasher: &ahash::RandomState, rng: StdRng) -> Self {
+        Self {
+            table: HashTable::new(),
+            entries: Entries::new(),
+            lists: Lists::new(),
+            slabs: Slabs::new(),
+            expiry: Side::with_hasher(hasher.clone()),
+            expiry_queue: Deadlines::new(),
+            pins: pin::Pins::new(hasher),
+            leases: lease::Leases::new(hasher),
+            grants: grant::Grants::new(hasher),
+            rng,
+            next_generation: first,
+            generation_step: step,
+            live_bytes: 0,
+            doomed_bytes: 0,
+            counters: Counters::default(),
+            published: [u64::MAX, u64::MAX, 0, 0],
+        }
+    }
+
+    /// A generation that no other placement has.
+    pub(crate) fn take_generation(&mut self) -> Generation {
+        let generation = self.next_generation;
+        self.next_generation.0 += self.generation_step;
+        generation
+    }
+
+    /// The live entry of a key. An expired one goes now.
+    pub(crate) fn find(&mut self, now: Instant, key: HashedKey<'_>, space: &Space) -> Option<u32> {
+        let index = self.find_any(key, space)?;
+        if self.entries[index].has(flag::EXPIRES) && self.expiry.get(&index).is_some_and(|&at| at <= now) {
+            self.counters.expired += 1;
+            self.unlink(index, space);
+            return None;
+        }
+        Some(index)
+    }
+
+    fn find_any(&self, key: HashedKey<'_>, space: &Space) -> Option<u32> {
+        let short = key.short();
+        self.table
+            .find(table_hash(short), |&index| {
+                let entry = &self.entries[index];
+                entry.hash == short
+                    && usize::from(entry.key_len) == key.key.len()
+                    && self.with_key(index, space, |stored| stored == key.key)
+            })
+            .copied()
+    }
+
+    fn key_position(&self, entry: &Entry) -> Position {
+        match entry.place() {
+            Place::Extent { payload } => payload.plus(u64::from(entry.length).next_multiple_of(SLOT_EDGE) + SLOT_EDGE),
+            Place::Small { page, slot } => self.slabs.slot(page, slot).0.plus(SMALL_HEADER),
+        }
+    }
+
+    /// Lends the key of an entry.
+    pub(crate) fn with_key<R>(&self, index: u32, space: &Space, look: impl FnOnce(&[u8]) -> R) -> R {
+        let entry = &self.entries[index];
+        let at = self.key_position(entry);
+        space.memory(at).with(at.offset(), usize::from(entry.key_len), look)
+    }
+
+    /// First byte of the payload of a place; `key_len` matters for small ones.
+    pub(crate) fn payload_position(&self, place: Place, key_len: usize) -> Position {
+        match place {
+            Place::Extent { payload } => payload,
+            Place::Small { page, slot } => self.slabs.slot(page, slot).0.plus(SMALL_HEADER + key_len as u64),
+        }
+    }
+
+    /// First byte of an entry's payload.
+    pub(crate) fn payload_of(&self, index: u32) -> Position {
+        let entry = &self.entries[index];
+        self.payload_position(entry.place(), usize::from(entry.key_len))
+    }
+
+    /// Lends a small object's payload.
+    pub(crate) fn with_small<R>(&self, index: u32, space: &Space, look: impl FnOnce(&[u8]) -> R) -> R {
+        let at = self.payload_of(index);
+        space.memory(at).with(at.offset(), self.entries[index].length as usize, look)
+    }
+
+    /// Bytes that an entry's slot takes.
+    pub(crate) fn charge_of(&self, index: u32) -> u64 {
+        let entry = &self.entries[index];
+        match entry.place() {
+            Place::Extent { .. } => extent_pages(u64::from(entry.length), usize::from(entry.key_len)) * PAGE,
+            Place::Small { page, slot } => self.slabs.slot(page, slot).1,
+        }
+    }
+
+    /// Gives a slot back, published or not.
+    pub(crate) fn free_place(&mut self, place: Place, length: u64, key_len: usize, space: &Space) {
+        match place {
+            Place::Extent { payload } => free_extent(payload, length, key_len, space),
+            Place::Small { page, slot } => self.slabs.free(page, slot, space),
+        }
+    }
+
+    /// Makes an object live under `key`, which has no live entry. The payload lies in its slot already.
+    pub(crate) fn insert(&mut self, key: HashedKey<'_>, fresh: Fresh, space: &Space) -> u32 {
+        let key_len = u16::try_from(key.key.len()).expect("keys are at most 16 KiB");
+        let entry =
+            Entry::new(fresh.generation, fresh.stamp.0, fresh.place, key.short(), fresh.length, fresh.crc, key_len);
+        let index = self.entries.insert(entry);
+        self.write_frame(index, key, space);
+        let entries = &self.entries;
+        self.table.insert_unique(table_hash(key.short()), index, |&other| table_hash(entries[other].hash));
+        self.live_bytes += self.charge_of(index);
+        self.lists.insert(&mut self.entries, index, List::Plain);
+        index
+    }
+
+    /// Writes what surrounds the payload: header, key, trailer.
+    fn write_frame(&self, index: u32, key: HashedKey<'_>, space: &Space) {
+        let entry = &self.entries[index];
+        match entry.place() {
+            Place::Extent { payload } => {
+                let header = Header {
+                    generation: entry.generation,
+                    length: u64::from(entry.length),
+                    key_hash: key.hash,
+                    crc: entry.crc,
+                };
+                let memory = space.memory(payload);
+                let trailer = payload.offset() + u64::from(entry.length).next_multiple_of(SLOT_EDGE);
+                memory.write(payload.offset() - SLOT_EDGE, &header.encode());
+                memory.write(trailer, &header.trailer());
+                memory.write(trailer + SLOT_EDGE, key.key);
+            }
+            Place::Small { page, slot } => {
+                let at = self.slabs.slot(page, slot).0;
+                let memory = space.memory(at);
+                memory.write(at.offset(), &slot::small_header(entry.generation, index, u32::from(entry.key_len)));
+                memory.write(at.offset() + SMALL_HEADER, key.key);
+            }
+        }
+    }
+
+    /// Ends the life of a live entry: no reader finds it any more. Its slot is free now, or with its last user.
+    pub(crate) fn unlink(&mut self, index: u32, space: &Space) {
+        let entry = self.entries[index];
+        assert!(!entry.has(flag::DOOMED), "entry {index} is unlinked once");
+        match self.table.find_entry(table_hash(entry.hash), |&other| other == index) {
+            Ok(found) => {
+                found.remove();
+            }
+            Err(_) => unreachable!("a live entry is in the table"),
+        }
+        self.lists.remove(&mut self.entries, index);
+        let charge = self.charge_of(index);
+        self.clear_side(index, charge);
+        self.live_bytes -= charge;
+        if entry.users == 0 {
+            self.free_place(entry.place(), u64::from(entry.length), usize::from(entry.key_len), space);
+            self.entries.remove(index);
+        } else {
+            self.doomed_bytes += charge;
+            self.entries[index].flags |= flag::DOOMED;
+        }
+    }
+
+    fn clear_side(&mut self, index: u32, charge: u64) {
+        if self.entries[index].has(flag::EXPIRES) {
+            self.expiry.remove(&index);
+        }
+        let entry = &mut self.entries[index];
+        self.pins.forget(index, entry, charge);
+        entry.flags &= !flag::EXPIRES;
+    }
+
+    /// One more reader. It keeps the entry out of the LRU lists. `false` if there are too many.
+    pub(crate) fn add_user(&mut self, index: u32) -> bool {
+        let entry = &mut self.entries[index];
+        let Some(users) = entry.users.checked_add(1) else { return false };
+        entry.users = users;
+        self.lists.remove(&mut self.entries, index);
+        true
+    }
+
+    /// One reader less: back into its list, or gone if it was doomed.
+    pub(crate) fn drop_user(&mut self, index: u32, generation: Generation, space: &Space) {
+        let entry = &mut self.entries[index];
+        assert!(entry.has(flag::IN_USE), "a user keeps its entry");
+        assert_eq!(entry.generation, generation, "a user keeps its entry");
+        assert!(entry.users > 0, "users are counted");
+        entry.users -= 1;
+        if entry.users > 0 {
+            return;
+        }
+        if entry.has(flag::DOOMED) {
+            let entry = *entry;
+            self.doomed_bytes -= self.charge_of(index);
+            self.free_place(entry.place(), u64::from(entry.length), usize::from(entry.key_len), space);
+            self.entries.remove(index);
+        } else {
+            self.relist(index);
+        }
+    }
+
+    /// Puts a live entry into the list where it belongs, if in any.
+    pub(crate) fn relist(&mut self, index: u32) {
+        self.lists.remove(&mut self.entries, index);
+        let entry = &self.entries[index];
+        if entry.users > 0 || entry.has(flag::PINNED) || entry.has(flag::DOOMED) {
+            return;
+        }
+        let list = if entry.has(flag::SOFT) { List::Soft } else { List::Plain };
+        self.lists.insert(&mut self.entries, index, list);
+    }
+
+    /// Counts a read or write: newest in its order, and no longer merely probed.
+    pub(crate) fn touch(&mut self, index: u32, stamp: Stamp) {
+        let entry = &mut self.entries[index];
+        entry.stamp = stamp.0.max(entry.stamp);
+        entry.hits = entry.hits.saturating_add(1);
+        if entry.has(flag::GRACE) {
+            let charge = self.charge_of(index);
+            self.pins.end_grace(index, &mut self.entries[index], charge);
+        }
+        if self.entries[index].has(flag::LISTED) {
+            self.relist(index);
+        }
+    }
+
+    /// The stamp of a touch at `now`, with the depth given or the one it has.
+    pub(crate) fn stamp_at(&self, index: u32, now: Instant, depth: Option<u32>) -> Stamp {
+        Stamp::new(now, depth.unwrap_or_else(|| Stamp(self.entries[index].stamp).depth()))
+    }
+
+    /// When an entry expires.
+    pub(crate) fn expiry(&self, index: u32) -> Option<Instant> {
+        self.expiry.get(&index).copied()
+    }
+
+    /// Sets or clears an entry's expiry.
+    pub(crate) fn set_expiry(&mut self, index: u32, at: Option<Instant>) {
+        let entry = &mut self.entries[index];
+        match at {
+            Some(at) => {
+                entry.flags |= flag::EXPIRES;
+                let generation = entry.generation;
+                self.expiry.insert(index, at);
+                self.expiry_queue.push(at, (index, generation));
+                let (expiry, entries) = (&self.expiry, &self.entries);
+                self.expiry_queue.compact(expiry.len(), |std::cmp::Reverse((at, (index, generation)))| {
+                    entries.get(*index).is_some_and(|entry| entry.generation == *generation)
+                        && expiry.get(index) == Some(at)
+                });
+            }
+            None if entry.has(flag::EXPIRES) => {
+                entry.flags &= !flag::EXPIRES;
+                self.expiry.remove(&index);
+            }
+            None => {}
+        }
+    }
+
+    /// Removes what has expired, at most `most` objects. Returns whether more may be due.
+    pub(crate) fn expire(&mut self, now: Instant, most: usize, space: &Space) -> bool {
+        for _ in 0..most {
+            let Some((index, generation)) = self.expiry_queue.pop_due(now) else { return false };
+            let due = self.entries.get(index).is_some_and(|entry| entry.generation == generation)
+                && self.expiry.get(&index).is_some_and(|&at| at <= now);
+            if due {
+                self.counters.expired += 1;
+                self.unlink(index, space);
+            }
+        }
+        true
+    }
+
+    /// Live objects.
+    pub(crate) fn live(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Live objects that have a TTL.
+    pub(crate) fn expiring(&self) -> usize {
+        self.expiry.len()
+    }
+
+    /// Bytes of slots of live and of doomed objects.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.live_bytes, self.doomed_bytes)
+    }
+
+    /// Bytes of the index itself: entries, table, side tables.
+    pub(crate) fn index_bytes(&self) -> usize {
+        self.entries.bytes()
+            + self.table.capacity() * (size_of::<u32>() + 1) * 8 / 7
+            + self.expiry.capacity() * 24
+            + self.expiry_queue.len() * 24
+            + self.leases.bytes()
+    }
+
+    /// Tells everybody else, without the lock, how old the oldest entries here are and how much is spared.
+    pub(crate) fn publish_gauges(&mut self, gauges: &Gauges) {
+        let oldest = |list| match self.lists.oldest(list) {
+            NIL => u64::MAX,
+            oldest => self.entries[oldest].stamp,
+        };
+        let (pinned, graced) = self.spared_bytes();
+        let now = [oldest(List::Plain), oldest(List::Soft), pinned, graced];
+        if now != self.published {
+            self.published = now;
+            let to = [&gauges.plain_oldest, &gauges.soft_oldest, &gauges.pinned, &gauges.graced];
+            for (value, to) in now.into_iter().zip(to) {
+                to.store(value, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Checks every invariant of the module's text. For tests and simulations: it looks at every entry.
+    pub(crate) fn audit(&self, space: &Space) {
+        let (mut live, mut live_bytes, mut doomed_bytes, mut small) = (0, 0, 0, 0);
+        let mut listed = [0usize; 3];
+        for index in 0..self.entries.end() {
+            let Some(entry) = self.entries.get(index) else { continue };
+            let charge = self.charge_of(index);
+            if matches!(entry.place(), Place::Small { .. }) {
+                small += charge;
+            }
+            let in_table = self.table.find(table_hash(entry.hash), |&other| other == index).is_some();
+            assert_eq!(in_table, !entry.has(flag::DOOMED), "entry {index} is in the table while live");
+            if entry.has(flag::DOOMED) {
+                doomed_bytes += charge;
+                assert!(entry.users > 0, "doomed entry {index} has a user");
+                assert!(!entry.has(flag::LISTED), "doomed entry {index} is in no list");
+                continue;
+            }
+            live += 1;
+            live_bytes += charge;
+            assert_eq!(
+                entry.has(flag::LISTED),
+                entry.users == 0 && !entry.has(flag::PINNED),
+                "entry {index} is listed"
+            );
+            if entry.has(flag::LISTED) {
+                listed[usize::from(entry.list)] += 1;
+            }
+            assert_eq!(entry.has(flag::EXPIRES), self.expiry.contains_key(&index), "expiry of {index}");
+            self.pins.audit_entry(index, entry);
+        }
+        assert_eq!(live, self.table.len(), "live entries are the table");
+        assert_eq!((live_bytes, doomed_bytes), (self.live_bytes, self.doomed_bytes), "bytes by state add up");
+        for (which, list) in [List::Plain, List::Soft, List::Parked].into_iter().enumerate() {
+            let members: Vec<u32> = self.lists.iter(&self.entries, list).collect();
+            assert_eq!(members.len(), listed[which], "list {list:?} is as long as its members say");
+        }
+        self.slabs.audit();
+        assert_eq!(small + self.grants.small_bytes, self.slabs.used(), "small slots are objects or reservations");
+        self.leases.audit(&self.entries);
+        let _ = space;
+    }
+}
+
+pub(crate) fn free_extent(payload: Position, length: u64, key_len: usize, space: &Space) {
+    let pages = u32::try_from(extent_pages(length, key_len)).expect("extents fit a segment");
+    space.free(payload, pages);
+}
+
+/// Bytes that an object will be charged.
+pub(crate) fn charge(length: u64, key_len: usize) -> u64 {
+    slab::charge(SMALL_HEADER + key_len as u64 + length).unwrap_or_else(|| extent_pages(length, key_len) * PAGE)
+}

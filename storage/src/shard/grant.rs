@@ -1,0 +1,389 @@
+//! Grants: the right to write one reserved slot once, until a deadline.
+//!
+//! ```text
+//! Open ──begin_seal──▶ Sealing ──publish──▶ LIVE (entry)      Open ──abort, deadline──▶ FREE, or if writes are in
+//!                         └────checksum wrong──▶ FREE                flight or a remote key is out: Ending ──▶ FREE
+//! ```
+//!
+//! Invariants:
+//! - A slot is published or freed exactly once, by whoever takes its grant out of the table.
+//! - A slot is not freed while a write into it is in flight, nor while a remote key to it may be valid (quarantine).
+//! - The result of a commit can be asked again for a while, by whoever knows the grant: a lost reply loses nothing.
+
+use super::{Fresh, HashedKey, Shard, Side};
+use crate::deadline::Deadlines;
+use crate::dram::space::Space;
+use crate::entry::flag;
+use crate::error::StoreError;
+use crate::lru::Stamp;
+use crate::place::Place;
+use crate::slot::Slot;
+use crate::sync::Ordering;
+use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, Millis, SessionId};
+use std::collections::VecDeque;
+
+/// Commits remembered by one shard; the oldest are forgotten early when there are more.
+const COMMITTED_MAX: usize = 16 * 1024;
+
+/// When a write may take the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Condition {
+    /// Replaces a live object.
+    #[default]
+    Always,
+    /// Only if no live object has the key.
+    IfAbsent,
+    /// Only if a live object has the key.
+    IfPresent,
+}
+
+/// What becomes true of an object with its publication.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// When the key may be taken.
+    pub condition: Condition,
+    /// Keeps the replaced object's expiry.
+    pub keep_ttl: bool,
+    /// When the object expires.
+    pub expires: Option<Instant>,
+    /// The key of the block before this one in its chain.
+    pub parent: Option<Box<[u8]>>,
+    /// Soft pin, until then.
+    pub soft_pin: Option<Instant>,
+    /// Pin without an end.
+    pub pin: bool,
+}
+
+/// A commit's result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The object's key.
+    pub key: Box<[u8]>,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its length.
+    pub length: ByteLen,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Sealing,
+    Ending,
+}
+
+/// One reserved slot and who may write it.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) slot: Slot,
+    state: State,
+    /// Writes into the slot in flight.
+    writers: u32,
+    /// Somebody may write without asking us, until `fenced`.
+    exposed: bool,
+    pub(crate) deadline: Instant,
+    session: SessionId,
+    pub(crate) terms: Terms,
+}
+
+/// All grants of a shard.
+#[derive(Debug)]
+pub(crate) struct Grants {
+    open: Side<u64, Grant>,
+    queue: Deadlines<u64>,
+    committed: Side<u64, Committed>,
+    committed_order: VecDeque<(Instant, u64)>,
+    /// Slots whose remote access must be revoked.
+    fences: Vec<GrantId>,
+    /// Bytes of small slots reserved, with a grant or without.
+    pub(crate) small_bytes: u64,
+}
+
+impl Grants {
+    pub(super) fn new(hasher: &ahash::RandomState) -> Self {
+        Self {
+            open: Side::with_hasher(hasher.clone()),
+            queue: Deadlines::new(),
+            committed: Side::with_hasher(hasher.clone()),
+            committed_order: VecDeque::new(),
+            fences: Vec::new(),
+            small_bytes: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Slots that wait for a fence, once each.
+    pub(crate) fn take_fences(&mut self) -> Vec<GrantId> {
+        std::mem::take(&mut self.fences)
+    }
+
+    fn forget_committed(&mut self, now: Instant) {
+        while self.committed_order.len() > COMMITTED_MAX
+            || self.committed_order.front().is_some_and(|&(until, _)| until <= now)
+        {
+            if let Some((_, id)) = self.committed_order.pop_front() {
+                self.committed.remove(&id);
+            }
+        }
+    }
+}
+
+/// What sealing works on: the bytes to check, and the grant that holds them.
+#[derive(Debug)]
+pub(crate) struct ToSeal {
+    pub(crate) place: Place,
+    pub(crate) key_len: usize,
+    pub(crate) length: u64,
+    pub(crate) exposed: bool,
+    pub(crate) parent: Option<Box<[u8]>>,
+}
+
+/// Either there is something to seal, or it was done before.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    Seal(ToSeal),
+    Done(Committed),
+}
+
+impl Shard {
+    /// Gives `session` the right to write `slot`.
+    pub(crate) fn grant(
+        &mut self,
+        slot: Slot,
+        terms: Terms,
+        deadline: Instant,
+        session: SessionId,
+        exposed: bool,
+        number: u8,
+    ) -> GrantId {
+        let id = loop {
+            let id = self.credential(number);
+            if !self.grants.open.contains_key(&id) && !self.grants.committed.contains_key(&id) {
+                break id;
+            }
+        };
+        let grant = Grant { slot, state: State::Open, writers: 0, exposed, deadline, session, terms };
+        self.grants.open.insert(id, grant);
+        self.grants.queue.push(deadline, id);
+        let open = &self.grants.open;
+        self.grants.queue.compact(open.len(), |std::cmp::Reverse((_, id))| open.contains_key(id));
+        GrantId(id)
+    }
+
+    /// A write of `length` bytes at `offset` begins; the slot stays until [`Shard::end_write`].
+    pub(crate) fn begin_write(
+        &mut self,
+        now: Instant,
+        id: GrantId,
+        session: SessionId,
+        offset: u64,
+        length: u64,
+    ) -> Result<(Place, usize), StoreError> {
+        let grant = self.grants.open.get_mut(&id.0).ok_or(StoreError::NoGrant)?;
+        if grant.session != session || grant.state == State::Ending || grant.deadline <= now {
+            return Err(StoreError::NoGrant);
+        }
+        if grant.state == State::Sealing {
+            return Err(StoreError::Busy);
+        }
+        let end = offset.saturating_add(length);
+        if end > grant.slot.length {
+            return Err(StoreError::Range { offset, end, len: ByteLen(grant.slot.length) });
+        }
+        grant.writers += 1;
+        Ok((grant.slot.place, grant.slot.key.len()))
+    }
+
+    /// A write is over. Frees the slot if that was all it waited for.
+    pub(crate) fn end_write(&mut self, id: GrantId, space: &Space) {
+        let grant = self.grants.open.get_mut(&id.0).expect("a write keeps its grant");
+        assert!(grant.writers > 0, "writes are counted");
+        grant.writers -= 1;
+        self.settle_ending(id, space);
+    }
+
+    fn settle_ending(&mut self, id: GrantId, space: &Space) {
+        let Some(grant) = self.grants.open.get(&id.0) else { return };
+        if grant.state == State::Ending && grant.writers == 0 && !grant.exposed {
+            let grant = self.grants.open.remove(&id.0).expect("looked up above");
+            space.states.quarantine.fetch_sub(grant.slot.charge, Ordering::Relaxed);
+            self.free_slot(grant.slot, space);
+        }
+    }
+
+    /// Closes a grant for writing, so that its bytes can be checked.
+    pub(crate) fn begin_seal(
+        &mut self,
+        now: Instant,
+        id: GrantId,
+        session: SessionId,
+        length: Option<u64>,
+        space: &Space,
+    ) -> Result<Begun, StoreError> {
+        if let Some(done) = self.grants.committed.get(&id.0) {
+            return Ok(Begun::Done(done.clone()));
+        }
+        let grant = self.grants.open.get_mut(&id.0).ok_or(StoreError::NoGrant)?;
+        if grant.session != session || grant.state == State::Ending || grant.deadline <= now {
+            return Err(StoreError::NoGrant);
+        }
+        if grant.state == State::Sealing || grant.writers > 0 {
+            return Err(StoreError::Busy);
+        }
+        if let Some(length) = length
+            && length != grant.slot.length
+        {
+            return Err(StoreError::Range { offset: 0, end: length, len: ByteLen(grant.slot.length) });
+        }
+        grant.state = State::Sealing;
+        space.states.reserved.fetch_sub(grant.slot.charge, Ordering::Relaxed);
+        space.states.sealing.fetch_add(grant.slot.charge, Ordering::Relaxed);
+        Ok(Begun::Seal(ToSeal {
+            place: grant.slot.place,
+            key_len: grant.slot.key.len(),
+            length: grant.slot.length,
+            exposed: grant.exposed,
+            parent: grant.terms.parent.clone(),
+        }))
+    }
+
+    /// Takes a grant whose sealing ends, for good or ill, out of the table.
+    pub(crate) fn take_sealing(&mut self, id: GrantId, space: &Space) -> (Slot, Terms) {
+        let grant = self.grants.open.remove(&id.0).expect("sealing keeps its grant");
+        assert_eq!(grant.state, State::Sealing, "only a sealing grant is taken");
+        space.states.sealing.fetch_sub(grant.slot.charge, Ordering::Relaxed);
+        space.states.reserved.fetch_add(grant.slot.charge, Ordering::Relaxed);
+        (grant.slot, grant.terms)
+    }
+
+    /// Sealing failed before the revocation was proven: the slot waits in quarantine.
+    pub(crate) fn quarantine_sealing(&mut self, id: GrantId, space: &Space) {
+        let grant = self.grants.open.get_mut(&id.0).expect("sealing keeps its grant");
+        assert_eq!(grant.state, State::Sealing, "only a sealing grant is quarantined so");
+        space.states.sealing.fetch_sub(grant.slot.charge, Ordering::Relaxed);
+        space.states.quarantine.fetch_add(grant.slot.charge, Ordering::Relaxed);
+        grant.state = State::Ending;
+        self.grants.fences.push(id);
+    }
+
+    /// Remembers a commit, so that its repetition gives the same answer.
+    pub(crate) fn remember(&mut self, now: Instant, id: GrantId, committed: Committed, memory: Millis) {
+        self.grants.committed.insert(id.0, committed);
+        self.grants.committed_order.push_back((now + memory, id.0));
+        self.grants.forget_committed(now);
+    }
+
+    /// Ends a grant without publishing. `false` if there is none that can be ended.
+    pub(crate) fn abort(&mut self, id: GrantId, session: SessionId, space: &Space) -> bool {
+        match self.grants.open.get(&id.0) {
+            Some(grant) if grant.session == session && grant.state == State::Open => {
+                self.end_grant(id, space);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn end_grant(&mut self, id: GrantId, space: &Space) {
+        let grant = self.grants.open.get_mut(&id.0).expect("the caller looked it up");
+        grant.state = State::Ending;
+        space.states.reserved.fetch_sub(grant.slot.charge, Ordering::Relaxed);
+        space.states.quarantine.fetch_add(grant.slot.charge, Ordering::Relaxed);
+        if grant.exposed {
+            self.grants.fences.push(id);
+        }
+        self.settle_ending(id, space);
+    }
+
+    /// The remote access to a slot is provably over.
+    pub(crate) fn fenced(&mut self, id: GrantId, space: &Space) {
+        if let Some(grant) = self.grants.open.get_mut(&id.0) {
+            grant.exposed = false;
+            self.settle_ending(id, space);
+        }
+    }
+
+    /// Ends the grants that ran out, and forgets old commits. A grant that is being sealed is left to its sealer.
+    pub(crate) fn end_grants(&mut self, now: Instant, space: &Space) {
+        while let Some(id) = self.grants.queue.pop_due(now) {
+            if self.grants.open.get(&id).is_some_and(|grant| grant.state == State::Open && grant.deadline <= now) {
+                self.counters.grants_expired += 1;
+                self.end_grant(GrantId(id), space);
+            }
+        }
+        self.grants.forget_committed(now);
+    }
+
+    /// Gives a reserved slot back.
+    pub(crate) fn free_slot(&mut self, slot: Slot, space: &Space) {
+        slot.account.discharge(slot.charge);
+        self.forget_small(&slot);
+        self.free_place(slot.place, slot.length, slot.key.len(), space);
+    }
+
+    fn forget_small(&mut self, slot: &Slot) {
+        if matches!(slot.place, Place::Small { .. }) {
+            self.grants.small_bytes -= slot.charge;
+        }
+    }
+
+    /// Makes a reserved slot live, if its terms allow. On refusal the slot is freed. `reserved` bytes are settled here.
+    pub(crate) fn publish(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        crc: Crc,
+        terms: &Terms,
+        parent: Option<Stamp>,
+        space: &Space,
+    ) -> Result<u32, StoreError> {
+        space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
+        let key = HashedKey { key: &slot.key, hash: slot.hash };
+        let found = self.find(now, key, space);
+        let refusal = match (found, terms.condition) {
+            (Some(index), Condition::IfAbsent) => {
+                let stamp = parent.map_or_else(|| self.stamp_at(index, now, None), Stamp::child);
+                self.touch(index, stamp);
+                Some(StoreError::Exists { generation: self.entries[index].generation })
+            }
+            (None, Condition::IfPresent) => Some(StoreError::Condition),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            self.free_slot(slot, space);
+            return Err(refusal);
+        }
+        let mut expires = terms.expires;
+        if let Some(index) = found {
+            if terms.keep_ttl {
+                expires = self.expiry(index);
+            }
+            self.unlink(index, space);
+        }
+        let stamp = parent.map_or_else(|| Stamp::new(now, 0), Stamp::child);
+        let fresh = Fresh {
+            generation: slot.generation,
+            place: slot.place,
+            length: u32::try_from(slot.length).expect("objects are shorter than a segment"),
+            crc,
+            stamp,
+        };
+        let index = self.insert(key, fresh, space);
+        slot.account.discharge(slot.charge);
+        self.forget_small(&slot);
+        if expires.is_some() {
+            self.set_expiry(index, expires);
+        }
+        if let Some(until) = terms.soft_pin {
+            self.soft_pin(index, until);
+        }
+        if terms.pin {
+            self.pin(index, None);
+        }
+        debug_assert!(self.entries[index].has(flag::IN_USE), "published");
+        Ok(index)
+    }
+}

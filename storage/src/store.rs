@@ -1,0 +1,116 @@
+//! The store: shards, segments, and what spans them.
+//!
+//! Role: finds the shard of a key or credential, makes room, and keeps guards alive. The state machine of an object is in
+//! [`crate::shard`].
+
+pub(crate) mod keyspace;
+pub(crate) mod maintain;
+pub(crate) mod read;
+pub(crate) mod write;
+
+use crate::config::StoreConfig;
+use crate::dram::space::Space;
+use crate::error::StoreError;
+use crate::lru::Stamp;
+use crate::shard::{Gauges, HashedKey, Shard};
+use crate::sync::{Mutex, Ordering};
+use protocol::base::{Generation, Instant, KEY_LEN_MAX, StableMemory};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::sync::Arc;
+
+/// Objects of one node, in DRAM. Cheap to clone; all clones are one store.
+#[derive(Clone, Debug)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: StoreConfig,
+    pub(crate) tuning: maintain::Tuning,
+    pub(crate) space: Space,
+    shards: Box<[Mutex<Shard>]>,
+    /// What each shard shows without its lock.
+    pub(crate) gauges: Box<[Gauges]>,
+    hasher: ahash::RandomState,
+}
+
+impl Store {
+    /// A store over these segments, empty.
+    ///
+    /// # Panics
+    /// If there is no segment, one is longer than [`crate::SEGMENT_LEN_MAX`], or `shards` is not a power of two up to 256.
+    pub fn new(config: StoreConfig, segments: Vec<Arc<dyn StableMemory>>) -> Self {
+        assert!(!segments.is_empty(), "a store has a segment");
+        assert!(
+            segments.iter().all(|segment| segment.len() as u64 <= crate::SEGMENT_LEN_MAX),
+            "segments of at most 1 GiB"
+        );
+        assert!(config.shards.is_power_of_two() && config.shards <= 256, "{} shards", config.shards);
+        let [a, b, c, d] =
+            [1u64, 2, 3, 4].map(|n| config.seed.rotate_left(7).wrapping_add(n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let hasher = ahash::RandomState::with_seeds(a, b, c, d);
+        let first = Generation::first_of(config.boot_epoch);
+        let shards = (0..config.shards as u64)
+            .map(|number| {
+                let rng = StdRng::seed_from_u64(config.seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
+                Mutex::new(Shard::new(Generation(first.0 + number + 1), config.shards as u64, &hasher, rng))
+            })
+            .collect();
+        Self(Arc::new(Inner {
+            tuning: maintain::Tuning::new(&config),
+            space: Space::new(segments, config.capacity.get()),
+            shards,
+            gauges: (0..config.shards).map(|_| Gauges::new()).collect(),
+            hasher,
+            config,
+        }))
+    }
+
+    pub(crate) fn hash<'a>(&self, key: &'a [u8]) -> HashedKey<'a> {
+        HashedKey { key, hash: self.0.hasher.hash_one(key) }
+    }
+}
+
+impl Inner {
+    pub(crate) fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The shard of a key. Its low bits choose; the upper 32 go into the table.
+    #[expect(clippy::cast_possible_truncation, reason = "only the low bits choose")]
+    pub(crate) fn shard_of(&self, hash: u64) -> usize {
+        hash as usize & (self.shards.len() - 1)
+    }
+
+    /// The shard that gave out a credential.
+    pub(crate) fn shard_of_credential(&self, id: u64) -> Option<usize> {
+        usize::try_from(id & 0xff).ok().filter(|&shard| shard < self.shards.len())
+    }
+
+    /// Works on one shard under its lock, then tells the others how old its oldest entries are.
+    pub(crate) fn with<R>(&self, shard: usize, work: impl FnOnce(&mut Shard, &Space) -> R) -> R {
+        let mut locked = self.shards[shard].lock();
+        let result = work(&mut locked, &self.space);
+        locked.publish_gauges(&self.gauges[shard]);
+        result
+    }
+
+    /// Order of eviction of a live object, for its continuation.
+    pub(crate) fn stamp_of(&self, now: Instant, key: HashedKey<'_>) -> Option<Stamp> {
+        self.with(self.shard_of(key.hash), |shard, space| {
+            shard.find(now, key, space).map(|index| Stamp(shard.entries[index].stamp))
+        })
+    }
+
+    /// The shard whose oldest entry is the oldest of all.
+    pub(crate) fn oldest_shard(&self, soft: bool) -> Option<usize> {
+        let oldest =
+            |gauges: &Gauges| if soft { &gauges.soft_oldest } else { &gauges.plain_oldest }.load(Ordering::Relaxed);
+        let (shard, stamp) = self.gauges.iter().map(oldest).enumerate().min_by_key(|&(_, stamp)| stamp)?;
+        (stamp != u64::MAX).then_some(shard)
+    }
+}
+
+pub(crate) fn check_key(key: &[u8]) -> Result<(), StoreError> {
+    if key.len() > KEY_LEN_MAX { Err(StoreError::KeyLen { max: KEY_LEN_MAX }) } else { Ok(()) }
+}

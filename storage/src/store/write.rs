@@ -1,0 +1,501 @@
+//! Writing: reservations, grants, sealing, publication.
+
+use super::{Store, check_key};
+use crate::dram::slab;
+use crate::dram::slot::SMALL_HEADER;
+use crate::error::StoreError;
+use crate::lru::Stamp;
+use crate::place::{PAGE, Place, extent_pages};
+use crate::shard::grant::{Begun, Committed, Condition, Terms};
+use crate::shard::{self, free_extent};
+use crate::slot::{Account, Slot};
+use crate::sync::Ordering;
+use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, RawSpan, SegmentId, SessionId};
+use std::sync::Arc;
+
+/// Victims that one small write may cost before it gives up.
+const SMALL_VICTIMS_MAX: usize = 512;
+
+/// What a writer is granted.
+#[derive(Clone, Copy, Debug)]
+pub struct Granted {
+    /// The right to write.
+    pub grant: GrantId,
+    /// The placement's generation, once committed.
+    pub generation: Generation,
+    /// When the grant ends.
+    pub deadline: Instant,
+    /// The segment of the slot.
+    pub segment: SegmentId,
+    /// Bytes from the segment's start to the payload.
+    pub offset: u64,
+    /// Bytes of payload.
+    pub length: u64,
+}
+
+/// What a grant is asked for with.
+#[derive(Clone, Debug)]
+pub struct GrantTerms {
+    /// Who may use it.
+    pub session: SessionId,
+    /// When it ends.
+    pub deadline: Instant,
+    /// Whether the peer can write without the server knowing, so that the slot must be fenced before it is believed or
+    /// reused.
+    pub exposed: bool,
+    /// What becomes true with the commit.
+    pub terms: Terms,
+}
+
+/// A slot that only this process writes. Dropped unpublished, it is given back.
+#[derive(Debug)]
+pub struct Reservation {
+    store: Store,
+    slot: Option<Slot>,
+}
+
+/// A write into a granted slot. The slot stays while this lives.
+#[derive(Debug)]
+pub struct WriteGuard {
+    store: Store,
+    shard: usize,
+    grant: GrantId,
+    span: RawSpan,
+}
+
+/// A granted slot that nobody may write any more, to be checked. Dropped unfinished, its grant is aborted.
+#[derive(Debug)]
+pub struct SealGuard {
+    store: Store,
+    shard: usize,
+    grant: GrantId,
+    span: RawSpan,
+    /// Remote access must be revoked, and proven so, before the bytes are checked.
+    exposed: bool,
+    parent: Option<Box<[u8]>>,
+    done: bool,
+}
+
+/// What a commit finds.
+#[derive(Debug)]
+pub enum Seal {
+    /// The slot is closed for writing: check its bytes, then finish.
+    Begun(SealGuard),
+    /// It was committed before: the same answer again.
+    Done(Committed),
+}
+
+impl Store {
+    fn charge_for(&self, key: &[u8], length: u64, account: &Account) -> Result<u64, StoreError> {
+        check_key(key)?;
+        let config = &self.0.config;
+        let one_segment = self.0.space.pages_max() * PAGE;
+        let charge = shard::charge(length, key.len());
+        let max = config.object_len_max.get().min(one_segment.saturating_sub(PAGE));
+        if length > max || charge > one_segment {
+            return Err(StoreError::TooBig { len: ByteLen(length), max: ByteLen(max) });
+        }
+        let capacity = self.0.space.capacity();
+        account.charge(charge, capacity / 100 * u64::from(config.reserved_client_percent_max))?;
+        let states = &self.0.space.states;
+        let unpublished = states.reserved.fetch_add(charge, Ordering::Relaxed)
+            + states.sealing.load(Ordering::Relaxed)
+            + states.quarantine.load(Ordering::Relaxed);
+        let max = capacity / 100 * u64::from(config.reserved_percent_max);
+        if unpublished > 0 && unpublished + charge > max {
+            states.reserved.fetch_sub(charge, Ordering::Relaxed);
+            account.discharge(charge);
+            return Err(StoreError::Quota {
+                what: "reservations of all clients",
+                held: ByteLen(unpublished),
+                max: ByteLen(max),
+                wanted: ByteLen(charge),
+            });
+        }
+        Ok(charge)
+    }
+
+    fn uncharge(&self, charge: u64, account: &Account) {
+        self.0.space.states.reserved.fetch_sub(charge, Ordering::Relaxed);
+        account.discharge(charge);
+    }
+
+    /// Takes a slot, evicting if it must. The caller holds the charge.
+    fn take_slot(
+        &self,
+        now: Instant,
+        key: &[u8],
+        length: u64,
+        charge: u64,
+        account: &Arc<Account>,
+    ) -> Result<Slot, StoreError> {
+        let hashed = self.hash(key);
+        let shard_index = self.0.shard_of(hashed.hash);
+        let small = SMALL_HEADER + key.len() as u64 + length;
+        let (place, generation) = if slab::charge(small).is_some() {
+            let mut tries = 0;
+            loop {
+                let got = self.0.with(shard_index, |shard, space| {
+                    let (page, slot) = shard.slabs.allocate(small, space, shard_index)?;
+                    shard.grants.small_bytes += charge;
+                    Some((Place::Small { page, slot }, shard.take_generation()))
+                });
+                if let Some(got) = got {
+                    break got;
+                }
+                tries += 1;
+                if tries > SMALL_VICTIMS_MAX || !self.0.make_small_room(now, shard_index) {
+                    return Err(self.no_space(charge));
+                }
+            }
+        } else {
+            let pages = u32::try_from(extent_pages(length, key.len())).expect("checked against the segment");
+            #[expect(clippy::cast_possible_truncation, reason = "any segment will do")]
+            let home = (hashed.hash >> 16) as usize;
+            let payload = self.0.allocate(now, pages, home).ok_or_else(|| self.no_space(charge))?;
+            (Place::Extent { payload }, self.0.with(shard_index, |shard, _| shard.take_generation()))
+        };
+        Ok(Slot { key: key.into(), hash: hashed.hash, place, length, charge, generation, account: Arc::clone(account) })
+    }
+
+    fn no_space(&self, wanted: u64) -> StoreError {
+        let free = self.0.space.capacity().saturating_sub(self.0.space.used());
+        StoreError::NoSpace { wanted: ByteLen(wanted), free: ByteLen(free) }
+    }
+
+    /// Reserves a slot for this process to fill: an in-band write of a large value.
+    ///
+    /// # Errors
+    /// [`StoreError::TooBig`], [`StoreError::KeyLen`], [`StoreError::Quota`], [`StoreError::NoSpace`].
+    pub fn reserve(
+        &self,
+        now: Instant,
+        key: &[u8],
+        length: u64,
+        account: &Arc<Account>,
+    ) -> Result<Reservation, StoreError> {
+        let charge = self.charge_for(key, length, account)?;
+        match self.take_slot(now, key, length, charge, account) {
+            Ok(slot) => Ok(Reservation { store: self.clone(), slot: Some(slot) }),
+            Err(error) => {
+                self.uncharge(charge, account);
+                Err(error)
+            }
+        }
+    }
+
+    /// Reserves a slot and grants the right to write it once. An existing live object refuses it at once, unless the terms
+    /// replace; it is touched then, as a reader would.
+    ///
+    /// # Errors
+    /// As [`Store::reserve`], and [`StoreError::Exists`].
+    pub fn grant(
+        &self,
+        now: Instant,
+        key: &[u8],
+        length: u64,
+        account: &Arc<Account>,
+        terms: GrantTerms,
+    ) -> Result<Granted, StoreError> {
+        if terms.terms.condition == Condition::IfAbsent {
+            let parent = self.parent_stamp(now, &terms.terms);
+            let hashed = self.hash(key);
+            self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
+                let Some(index) = shard.find(now, hashed, space) else { return Ok(()) };
+                let stamp = parent.map_or_else(|| shard.stamp_at(index, now, None), Stamp::child);
+                shard.touch(index, stamp);
+                Err(StoreError::Exists { generation: shard.entries[index].generation })
+            })?;
+        }
+        let charge = self.charge_for(key, length, account)?;
+        let slot = self.take_slot(now, key, length, charge, account).inspect_err(|_| self.uncharge(charge, account))?;
+        let (generation, place, key_len) = (slot.generation, slot.place, key.len());
+        let shard_index = self.0.shard_of(slot.hash);
+        let number = u8::try_from(shard_index).expect("at most 256 shards");
+        let (grant, position) = self.0.with(shard_index, |shard, _| {
+            let position = shard.payload_position(place, key_len);
+            (shard.grant(slot, terms.terms, terms.deadline, terms.session, terms.exposed, number), position)
+        });
+        Ok(Granted {
+            grant,
+            generation,
+            deadline: terms.deadline,
+            segment: position.segment_id(),
+            offset: position.offset(),
+            length,
+        })
+    }
+
+    fn parent_stamp(&self, now: Instant, terms: &Terms) -> Option<Stamp> {
+        terms.parent.as_ref().and_then(|parent| self.0.stamp_of(now, self.hash(parent)))
+    }
+
+    fn of_grant(&self, grant: GrantId) -> Result<usize, StoreError> {
+        self.0.shard_of_credential(grant.0).ok_or(StoreError::NoGrant)
+    }
+
+    /// Begins a write of `length` bytes at `offset` of a granted slot.
+    ///
+    /// # Errors
+    /// [`StoreError::NoGrant`], [`StoreError::Busy`] once it is being sealed, [`StoreError::Range`].
+    pub fn write(
+        &self,
+        now: Instant,
+        grant: GrantId,
+        session: SessionId,
+        offset: u64,
+        length: u64,
+    ) -> Result<WriteGuard, StoreError> {
+        let shard = self.of_grant(grant)?;
+        let span = self.0.with(shard, |shard, space| {
+            let (place, key_len) = shard.begin_write(now, grant, session, offset, length)?;
+            let at = shard.payload_position(place, key_len);
+            Ok(space.span(at.plus(offset), length))
+        })?;
+        Ok(WriteGuard { store: self.clone(), shard, grant, span })
+    }
+
+    /// Closes a granted slot for writing, or finds that it was committed before. `length`, if given, must be the granted one.
+    ///
+    /// # Errors
+    /// [`StoreError::NoGrant`], [`StoreError::Busy`] while a write is in flight, [`StoreError::Range`].
+    pub fn seal(
+        &self,
+        now: Instant,
+        grant: GrantId,
+        session: SessionId,
+        length: Option<u64>,
+    ) -> Result<Seal, StoreError> {
+        let shard_index = self.of_grant(grant)?;
+        self.0.with(shard_index, |shard, space| {
+            Ok(match shard.begin_seal(now, grant, session, length, space)? {
+                Begun::Done(committed) => Seal::Done(committed),
+                Begun::Seal(seal) => {
+                    let at = shard.payload_position(seal.place, seal.key_len);
+                    let span = space.span(at, seal.length);
+                    Seal::Begun(SealGuard {
+                        store: self.clone(),
+                        shard: shard_index,
+                        grant,
+                        span,
+                        exposed: seal.exposed,
+                        parent: seal.parent,
+                        done: false,
+                    })
+                }
+            })
+        })
+    }
+
+    /// Gives a grant up. `false` if it was not held, or is being sealed.
+    pub fn abort(&self, grant: GrantId, session: SessionId) -> bool {
+        self.of_grant(grant).is_ok_and(|shard| self.0.with(shard, |shard, space| shard.abort(grant, session, space)))
+    }
+
+    /// The remote access to a slot in quarantine is provably over: it may be reused.
+    pub fn fenced(&self, grant: GrantId) {
+        if let Ok(shard) = self.of_grant(grant) {
+            self.0.with(shard, |shard, space| shard.fenced(grant, space));
+        }
+    }
+
+    fn publish(&self, now: Instant, slot: Slot, crc: Crc, terms: &Terms) -> Result<Committed, StoreError> {
+        let parent = self.parent_stamp(now, terms);
+        let length = ByteLen(slot.length);
+        let (key, generation) = (slot.key.clone(), slot.generation);
+        self.0.with(self.0.shard_of(slot.hash), |shard, space| shard.publish(now, slot, crc, terms, parent, space))?;
+        Ok(Committed { key, generation, length })
+    }
+
+    /// Writes a value in one step: `SET` of a value that lies in memory.
+    ///
+    /// # Errors
+    /// As [`Store::reserve`]; [`StoreError::Exists`] and [`StoreError::Condition`] for a condition that does not hold.
+    pub fn set(
+        &self,
+        now: Instant,
+        key: &[u8],
+        value: &[u8],
+        account: &Arc<Account>,
+        terms: &Terms,
+    ) -> Result<Generation, StoreError> {
+        let small = SMALL_HEADER + key.len() as u64 + value.len() as u64;
+        if slab::charge(small).is_none() || terms.parent.is_some() || terms.condition != Condition::Always || terms.pin
+        {
+            let reservation = self.reserve(now, key, value.len() as u64, account)?;
+            let crc = protocol::base::copy_into(value, &reservation.span());
+            return reservation.publish(now, crc, terms).map(|committed| committed.generation);
+        }
+        check_key(key)?;
+        self.set_small(now, key, value, terms)
+    }
+
+    /// The short path: one lock, no reservation.
+    fn set_small(&self, now: Instant, key: &[u8], value: &[u8], terms: &Terms) -> Result<Generation, StoreError> {
+        let crc = Crc::of(value);
+        let hashed = self.hash(key);
+        let shard_index = self.0.shard_of(hashed.hash);
+        let len = SMALL_HEADER + key.len() as u64 + value.len() as u64;
+        for _ in 0..=SMALL_VICTIMS_MAX {
+            let done = self.0.with(shard_index, |shard, space| {
+                let (page, slot) = shard.slabs.allocate(len, space, shard_index)?;
+                let at = shard.slabs.slot(page, slot).0.plus(SMALL_HEADER + key.len() as u64);
+                space.memory(at).write(at.offset(), value);
+                let mut expires = terms.expires;
+                if let Some(index) = shard.find(now, hashed, space) {
+                    if terms.keep_ttl {
+                        expires = shard.expiry(index);
+                    }
+                    shard.unlink(index, space);
+                }
+                let generation = shard.take_generation();
+                let fresh = shard::Fresh {
+                    generation,
+                    place: Place::Small { page, slot },
+                    length: u32::try_from(value.len()).expect("small"),
+                    crc,
+                    stamp: Stamp::new(now, 0),
+                };
+                let index = shard.insert(hashed, fresh, space);
+                if expires.is_some() {
+                    shard.set_expiry(index, expires);
+                }
+                if let Some(until) = terms.soft_pin {
+                    shard.soft_pin(index, until);
+                }
+                Some(generation)
+            });
+            if let Some(generation) = done {
+                return Ok(generation);
+            }
+            if !self.0.make_small_room(now, shard_index) {
+                break;
+            }
+        }
+        Err(self.no_space(slab::charge(len).unwrap_or(len)))
+    }
+}
+
+impl Reservation {
+    /// The memory to fill.
+    pub fn span(&self) -> RawSpan {
+        let slot = self.slot.as_ref().expect("held until published or dropped");
+        let inner = &self.store.0;
+        match slot.place {
+            Place::Extent { payload } => inner.space.span(payload, slot.length),
+            Place::Small { .. } => inner.with(inner.shard_of(slot.hash), |shard, space| {
+                space.span(shard.payload_position(slot.place, slot.key.len()), slot.length)
+            }),
+        }
+    }
+
+    /// The key it was reserved for.
+    pub fn key(&self) -> &[u8] {
+        &self.slot.as_ref().expect("held until published or dropped").key
+    }
+
+    /// Publishes the bytes written, whose checksum is `crc`.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] and [`StoreError::Condition`] for a condition that does not hold; the slot is given back then.
+    pub fn publish(mut self, now: Instant, crc: Crc, terms: &Terms) -> Result<Committed, StoreError> {
+        let slot = self.slot.take().expect("held until published or dropped");
+        self.store.publish(now, slot, crc, terms)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let inner = &self.store.0;
+        inner.space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
+        match slot.place {
+            Place::Extent { payload } => {
+                slot.account.discharge(slot.charge);
+                free_extent(payload, slot.length, slot.key.len(), &inner.space);
+            }
+            Place::Small { .. } => inner.with(inner.shard_of(slot.hash), |shard, space| shard.free_slot(slot, space)),
+        }
+    }
+}
+
+impl WriteGuard {
+    /// The memory to write.
+    pub fn span(&self) -> &RawSpan {
+        &self.span
+    }
+}
+
+impl Drop for WriteGuard {
+    fn drop(&mut self) {
+        self.store.0.with(self.shard, |shard, space| shard.end_write(self.grant, space));
+    }
+}
+
+impl SealGuard {
+    /// The bytes to check.
+    pub fn span(&self) -> &RawSpan {
+        &self.span
+    }
+
+    /// Whether remote access must be revoked first.
+    pub fn exposed(&self) -> bool {
+        self.exposed
+    }
+
+    /// The grant being sealed.
+    pub fn grant(&self) -> GrantId {
+        self.grant
+    }
+
+    /// Remote access is provably over; the bytes can be checked.
+    pub fn fenced(&mut self) {
+        self.exposed = false;
+    }
+
+    /// Publishes if `actual`, computed over [`SealGuard::span`], is what the client `claimed`. The grant is spent either way.
+    ///
+    /// # Errors
+    /// [`StoreError::Crc`]; [`StoreError::Exists`] if another writer of the key was first.
+    ///
+    /// # Panics
+    /// If the slot is still exposed: its checksum would mean nothing.
+    pub fn finish(mut self, now: Instant, claimed: Crc, actual: Crc) -> Result<Committed, StoreError> {
+        assert!(!self.exposed, "a slot is fenced before its bytes are believed");
+        self.done = true;
+        let (store, grant) = (&self.store, self.grant);
+        let inner = &store.0;
+        let parent = self.parent.as_ref().and_then(|parent| inner.stamp_of(now, store.hash(parent)));
+        inner.with(self.shard, |shard, space| {
+            let (slot, terms) = shard.take_sealing(grant, space);
+            if claimed != actual {
+                shard.counters.crc_refused += 1;
+                space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
+                shard.free_slot(slot, space);
+                return Err(StoreError::Crc { claimed, actual });
+            }
+            let committed =
+                Committed { key: slot.key.clone(), generation: slot.generation, length: ByteLen(slot.length) };
+            shard.publish(now, slot, actual, &terms, parent, space)?;
+            shard.remember(now, grant, committed.clone(), inner.config.commit_memory);
+            Ok(committed)
+        })
+    }
+}
+
+impl Drop for SealGuard {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        self.store.0.with(self.shard, |shard, space| {
+            if self.exposed {
+                shard.quarantine_sealing(self.grant, space);
+            } else {
+                let (slot, _) = shard.take_sealing(self.grant, space);
+                space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
+                shard.free_slot(slot, space);
+            }
+        });
+    }
+}

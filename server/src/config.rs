@@ -52,15 +52,38 @@ impl Machine {
             .lines()
             .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
             .map_or(ByteLen::gib(1), ByteLen::kib);
-        let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-            .iter()
-            .filter_map(|path| read(path)?.trim().parse().ok().map(ByteLen))
-            .min();
+        let limit = limit_of_control_group(&read("/proc/self/cgroup").unwrap_or_default(), read);
         Self {
             memory: limit.map_or(total, |limit| limit.min(total)),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
+}
+
+/// The least memory limit of the control groups that a process is in, by the text of its `/proc/self/cgroup`.
+fn limit_of_control_group(own: &str, read: impl Fn(&str) -> Option<String>) -> Option<ByteLen> {
+    let limit = |path: String| read(&path)?.trim().parse().ok().map(ByteLen);
+    let mut limits = Vec::new();
+    for line in own.lines() {
+        // `hierarchy:controllers:path`; version 2 names no controllers.
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        // Every ancestor limits too. Inside a container the path may not exist; its root is then the container's own.
+        let mut at = path.trim_end_matches('/');
+        loop {
+            limits.extend(limit(format!("{root}{at}/{file}")));
+            let Some((parent, _)) = at.rsplit_once('/') else { break };
+            at = parent;
+        }
+    }
+    limits.into_iter().min()
 }
 
 /// Where a setting's value came from.
@@ -326,6 +349,24 @@ mod tests {
         // A machine too small for four segments still starts, with one.
         let small = Config::default_on(Machine { memory: ByteLen::mib(100), cores: 1 });
         assert_eq!(small.segment_count(), 1);
+    }
+
+    #[test]
+    fn the_tightest_control_group_counts() {
+        let files = |path: &str| {
+            let text = match path {
+                "/sys/fs/cgroup/a/memory.max" => "1073741824\n",
+                "/sys/fs/cgroup/a/b/memory.max" => "max\n",
+                "/sys/fs/cgroup/memory/c/memory.limit_in_bytes" => "9223372036854771712\n",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes" => "2147483648\n",
+                _ => return None,
+            };
+            Some(text.to_owned())
+        };
+        assert_eq!(limit_of_control_group("0::/a/b\n", files), Some(ByteLen::gib(1)), "an ancestor's limit");
+        assert_eq!(limit_of_control_group("4:cpu:/x\n3:memory:/c\n", files), Some(ByteLen::gib(2)), "version 1");
+        assert_eq!(limit_of_control_group("0::/\n", files), None);
+        assert_eq!(limit_of_control_group("", files), None);
     }
 
     #[test]

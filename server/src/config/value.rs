@@ -241,6 +241,18 @@ impl<T: Value> Value for Option<T> {
 pub struct Secret(String);
 
 impl Secret {
+    /// Whether no password is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `given` is the password, in a time that does not depend on where the two differ.
+    pub fn matches(&self, given: &[u8]) -> bool {
+        let own = self.0.as_bytes();
+        let differing = own.iter().zip(given).fold(own.len() ^ given.len(), |sum, (a, b)| sum | usize::from(a ^ b));
+        differing == 0
+    }
+
     /// The password itself; `None` if none is asked for.
     pub fn reveal(&self) -> Option<&str> {
         (!self.0.is_empty()).then_some(self.0.as_str())
@@ -386,10 +398,14 @@ mod tests {
     }
 
     #[test]
-    fn a_password_does_not_show_in_debug() {
+    fn a_password_is_compared_whole_and_does_not_show_in_debug() {
         let secret = Secret::parse("hunter2").expect("any text is a password");
         assert!(!format!("{secret:?}").contains("hunter2"));
         assert_eq!(secret.reveal(), Some("hunter2"));
+        assert!(secret.matches(b"hunter2") && !secret.is_empty());
+        for wrong in [&b"hunter"[..], b"hunter22", b"Hunter2", b""] {
+            assert!(!secret.matches(wrong), "{wrong:?} passes");
+        }
         assert_eq!(Secret::default().reveal(), None);
     }
 

@@ -25,6 +25,14 @@ impl Crc {
         Self(hasher.finalize())
     }
 
+    /// Of the bytes of `self` and, after them, `len` bytes whose own checksum is `next`.
+    #[must_use]
+    pub fn then(self, next: Self, len: u64) -> Self {
+        let mut hasher = crc32fast::Hasher::new_with_initial(self.0);
+        hasher.combine(&crc32fast::Hasher::new_with_initial_len(next.0, len));
+        Self(hasher.finalize())
+    }
+
     /// Reads eight hex digits, of either case.
     ///
     /// # Errors
@@ -62,6 +70,7 @@ mod tests {
         // The check value of CRC-32/ISO-HDLC.
         assert_eq!(Crc::of(b"123456789"), Crc(0xcbf4_3926));
         assert_eq!(Crc::of(b"1234").extend(b"56789"), Crc(0xcbf4_3926));
+        assert_eq!(Crc::of(b"1234").then(Crc::of(b"56789"), 5), Crc(0xcbf4_3926));
         assert_eq!(Crc::parse(b"cbf43926"), Ok(Crc(0xcbf4_3926)));
         assert_eq!(Crc(0xab).to_string(), "000000ab");
         for bad in [&b""[..], b"cbf4392", b"cbf439266", b"cbf4392g", b"+bf43926"] {

@@ -1,0 +1,41 @@
+//! The commands: one table that dispatch, `COMMAND`, access rules and the documentation all read, and the typed form
+//! of those whose arguments are more than a few plain words.
+//!
+//! Role: names to [`Spec`]s ([`lookup`], [`resolve`]) and arguments to typed requests (`parse`) and back (`encode`).
+//! One file is one family; one more command is one more entry there and one more [`CommandId`].
+//!
+//! Invariants:
+//! - Every [`CommandId`] has exactly one entry; every name is lower case and unique in its container.
+//! - `parse` of what `encode` wrote is the same request.
+
+mod connection;
+mod docs;
+mod expire;
+mod generic;
+mod id;
+mod lease;
+mod node;
+mod object;
+mod pin;
+mod server;
+mod session;
+mod spec;
+mod string;
+mod syntax;
+mod table;
+mod words;
+
+pub use docs::markdown;
+pub use expire::{Expire, ExpireAt, ExpireCondition};
+pub use generic::Scan;
+pub use id::CommandId;
+pub use lease::{Lease, Lookup, MLease, MRelease, Release, Renew};
+pub use node::Evict;
+pub use object::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
+pub use pin::{Pin, Unpin};
+pub use session::Attach;
+pub use spec::{Acl, Flags, Group, Keys, Spec, Values};
+pub use string::{Set, SetCondition, SetExpiry};
+pub use syntax::{Syntax, SyntaxKind};
+pub use table::{all, lookup, resolve};
+pub use words::{Words, check_key, parse_i64, parse_u64};

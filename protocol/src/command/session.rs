@@ -1,0 +1,87 @@
+//! Bulk sessions: how a connection gets a way for its bytes beside RESP.
+
+use super::CommandId;
+use super::spec::{Group, Spec};
+use super::syntax::{block, integer, one_of, string, token};
+use super::words::{Words, is};
+use crate::resp::{Args, Encoder, ErrorWord, WireError};
+use bytes::BytesMut;
+
+/// Entries of this family.
+pub(super) const SPECS: &[Spec] = &[
+    Spec::new(CommandId::Attach, "attach", -2, Group::Session)
+        .doc("1.0.0", "O(1)", "Opens a bulk session bound to this connection: both end together.")
+        .takes(&[one_of(
+            "transport",
+            &[
+                block("shm", &[token("shm", "SHM"), integer("count").after("BUFFERS").optional()]),
+                token("tcp", "TCP"),
+                block("rdma", &[token("rdma", "RDMA"), string("parameter").optional().multiple()]),
+            ],
+        )])
+        .answers(
+            "map that tells how the session is reached. `SHM`, on the Unix socket only, takes the client's sealed \
+             memfds and passes the segments, a ring and two eventfds back; `TCP` answers a token and a port",
+            &[ErrorWord::NoTransport, ErrorWord::Denied, ErrorWord::Quota, ErrorWord::Busy],
+        ),
+    Spec::new(CommandId::Detach, "detach", 1, Group::Session)
+        .doc("1.0.0", "O(N) in the grants and leases held", "Closes this connection's bulk session.")
+        .answers("`:1`, or `:0` if there was none", &[]),
+];
+
+/// Memfds that a client may attach.
+pub const BUFFERS_MAX: u32 = 16;
+
+/// `ATTACH SHM [BUFFERS n] | TCP | RDMA …`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// Shared memory.
+    Shm {
+        /// Memfds of the client's that come with the request.
+        buffers: u32,
+    },
+    /// Bulk TCP.
+    Tcp,
+}
+
+impl Attach {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// What to answer; `NOTRANSPORT` for RDMA.
+    pub fn parse(args: &Args<'_>) -> Result<Self, WireError> {
+        let mut words = Words::new(args, 1);
+        let transport = words.word()?;
+        let attach = if is(transport, "shm") {
+            let buffers = match words.option()? {
+                None => 0,
+                Some(word) if is(word, "buffers") => words.small()?,
+                Some(_) => return Err(WireError::syntax()),
+            };
+            if buffers > BUFFERS_MAX {
+                return Err(WireError::new(ErrorWord::TooBig, format!("at most {BUFFERS_MAX} buffers")));
+            }
+            Self::Shm { buffers }
+        } else if is(transport, "tcp") {
+            Self::Tcp
+        } else if is(transport, "rdma") {
+            return Err(WireError::new(ErrorWord::NoTransport, "this node has no RDMA; use SHM or TCP"));
+        } else {
+            return Err(WireError::err("ATTACH takes SHM, TCP or RDMA"));
+        };
+        words.end()?;
+        Ok(attach)
+    }
+
+    /// Writes the request.
+    pub fn encode(&self, out: &mut BytesMut) {
+        Encoder::encode(out, |out| {
+            out.word("ATTACH");
+            match self {
+                Self::Shm { buffers: 0 } => out.word("SHM"),
+                Self::Shm { buffers } => out.word("SHM").word("BUFFERS").number(*buffers),
+                Self::Tcp => out.word("TCP"),
+            };
+        });
+    }
+}

@@ -1,0 +1,446 @@
+//! What the table says of one command.
+
+use super::{CommandId, Syntax};
+use crate::resp::{Args, ErrorWord, WireError};
+use bitflags::bitflags;
+
+bitflags! {
+    /// How a command behaves. The names are those of `COMMAND INFO`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Flags: u16 {
+        /// May change objects.
+        const WRITE = 1;
+        /// Changes no object.
+        const READONLY = 1 << 1;
+        /// May need memory, and answers `-OOM` where there is none.
+        const DENYOOM = 1 << 2;
+        /// For operators.
+        const ADMIN = 1 << 3;
+        /// Constant or logarithmic time.
+        const FAST = 1 << 4;
+        /// Runs before the connection has authenticated.
+        const NO_AUTH = 1 << 5;
+        /// Answers while the node is starting.
+        const LOADING = 1 << 6;
+        /// Answers on a stale replica.
+        const STALE = 1 << 7;
+        /// May wait.
+        const BLOCKING = 1 << 8;
+        /// Which arguments are keys depends on the other arguments.
+        const MOVABLEKEYS = 1 << 9;
+        /// Not shown to `MONITOR` and not logged: carries credentials.
+        const SKIP_MONITOR = 1 << 10;
+    }
+
+    /// Which groups of an access-control rule a command belongs to.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Acl: u16 {
+        /// Keys, whatever they hold.
+        const KEYSPACE = 1;
+        /// Reads objects.
+        const READ = 1 << 1;
+        /// Writes objects.
+        const WRITE = 1 << 2;
+        /// Strings.
+        const STRING = 1 << 3;
+        /// Operators' commands.
+        const ADMIN = 1 << 4;
+        /// Constant or logarithmic time.
+        const FAST = 1 << 5;
+        /// Everything else.
+        const SLOW = 1 << 6;
+        /// May wait.
+        const BLOCKING = 1 << 7;
+        /// Can harm others when misused.
+        const DANGEROUS = 1 << 8;
+        /// The connection itself.
+        const CONNECTION = 1 << 9;
+    }
+}
+
+impl Flags {
+    /// The words of `COMMAND INFO`.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        const WORDS: [(Flags, &str); 11] = [
+            (Flags::WRITE, "write"),
+            (Flags::READONLY, "readonly"),
+            (Flags::DENYOOM, "denyoom"),
+            (Flags::ADMIN, "admin"),
+            (Flags::FAST, "fast"),
+            (Flags::NO_AUTH, "no_auth"),
+            (Flags::LOADING, "loading"),
+            (Flags::STALE, "stale"),
+            (Flags::BLOCKING, "blocking"),
+            (Flags::MOVABLEKEYS, "movablekeys"),
+            (Flags::SKIP_MONITOR, "skip_monitor"),
+        ];
+        WORDS.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, word)| word)
+    }
+}
+
+impl Acl {
+    /// Every group and its name, without the `@`.
+    pub const WORDS: [(Self, &'static str); 10] = [
+        (Self::KEYSPACE, "keyspace"),
+        (Self::READ, "read"),
+        (Self::WRITE, "write"),
+        (Self::STRING, "string"),
+        (Self::ADMIN, "admin"),
+        (Self::FAST, "fast"),
+        (Self::SLOW, "slow"),
+        (Self::BLOCKING, "blocking"),
+        (Self::DANGEROUS, "dangerous"),
+        (Self::CONNECTION, "connection"),
+    ];
+
+    /// The names of these groups, without the `@`.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        Self::WORDS.into_iter().filter(move |(group, _)| self.contains(*group)).map(|(_, word)| word)
+    }
+}
+
+/// Under which heading a command is documented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// Two-phase writes and what is known of an object.
+    Object,
+    /// Promises that bytes stay readable.
+    Lease,
+    /// Bulk sessions.
+    Session,
+    /// Operating the node, our own.
+    Node,
+    /// In-band values.
+    String,
+    /// Keys, whatever they hold.
+    Generic,
+    /// The connection.
+    Connection,
+    /// The server, as Redis has it.
+    Server,
+    /// Functions: none here.
+    Scripting,
+}
+
+impl Group {
+    /// The word in `COMMAND DOCS`. Redis's own words where it has one, so that tools file the command well.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Lease => "lease",
+            Self::Session => "session",
+            Self::Node => "node",
+            Self::String => "string",
+            Self::Generic => "generic",
+            Self::Connection => "connection",
+            Self::Server => "server",
+            Self::Scripting => "scripting",
+        }
+    }
+}
+
+/// Which arguments are keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// None.
+    None,
+    /// From `first` to `last`, every `step`th. A negative `last` counts from the end, -1 being the last argument.
+    Range {
+        /// Position of the first key.
+        first: usize,
+        /// Position of the last key.
+        last: isize,
+        /// From one key to the next.
+        step: usize,
+    },
+    /// Argument 1 says how many there are; they stand at 2, 4, 6 …, each before its length.
+    CountedPairs,
+    /// All from `first` on, except that `word` in the second-last place begins a trailing option.
+    UntilOption {
+        /// Position of the first key.
+        first: usize,
+        /// The option's word.
+        word: &'static str,
+    },
+}
+
+impl Keys {
+    /// One key, at `position`.
+    pub const fn one(position: usize) -> Self {
+        Self::Range { first: position, last: position.cast_signed(), step: 1 }
+    }
+
+    /// First, last and step as `COMMAND INFO` gives them; zeros where the positions depend on the arguments.
+    pub const fn triple(self) -> (i64, i64, i64) {
+        match self {
+            Self::Range { first, last, step } => (first as i64, last as i64, step as i64),
+            Self::None | Self::CountedPairs | Self::UntilOption { .. } => (0, 0, 0),
+        }
+    }
+
+    /// Positions of the keys in `args`, the name being 0. Positions beyond the arguments are left out.
+    pub fn positions(self, args: &Args<'_>) -> std::iter::StepBy<std::ops::Range<usize>> {
+        let count = args.len();
+        let (range, step) = match self {
+            Self::None => (0..0, 1),
+            Self::Range { first, last, step } => {
+                let end =
+                    if last < 0 { count.saturating_sub(last.unsigned_abs() - 1) } else { last.unsigned_abs() + 1 };
+                (first..end.min(count), step)
+            }
+            Self::CountedPairs => {
+                let pairs = args.bytes(1).and_then(super::words::parse_u64).and_then(|n| usize::try_from(n).ok());
+                let end = pairs.and_then(|pairs| pairs.checked_mul(2)).map_or(0, |words| words.saturating_add(2));
+                (2..end.min(count), 2)
+            }
+            Self::UntilOption { first, word } => {
+                let option = count > first + 2
+                    && args.bytes(count - 2).is_some_and(|last| last.eq_ignore_ascii_case(word.as_bytes()));
+                (first..if option { count - 2 } else { count }, 1)
+            }
+        };
+        (range.start.min(range.end)..range.end).step_by(step)
+    }
+}
+
+/// Which arguments are values: they may be large, and may be received straight into their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// None.
+    None,
+    /// The one at this position.
+    At(usize),
+    /// Those at 2, 4, 6 …
+    Even,
+}
+
+impl Values {
+    /// Whether the argument at `position` is a value.
+    pub const fn contains(self, position: usize) -> bool {
+        match self {
+            Self::None => false,
+            Self::At(at) => position == at,
+            Self::Even => position >= 2 && position.is_multiple_of(2),
+        }
+    }
+}
+
+/// One command or subcommand.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Which one.
+    pub id: CommandId,
+    /// In lower case; a subcommand's own word only.
+    pub name: &'static str,
+    /// The full name in lower case: `client|id` for a subcommand.
+    pub full_name: &'static str,
+    /// Words it takes, name included (a container's too); negative: at least so many.
+    pub arity: i32,
+    /// How it behaves.
+    pub flags: Flags,
+    /// Groups of access-control rules.
+    pub acl: Acl,
+    /// Which arguments are keys.
+    pub keys: Keys,
+    /// Which arguments are values.
+    pub values: Values,
+    /// Heading of its documentation.
+    pub group: Group,
+    /// Version that has had it: Redis's for its commands, ours for ours.
+    pub since: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    /// Cost in the sizes involved.
+    pub complexity: &'static str,
+    /// Arguments after the name.
+    pub syntax: &'static [Syntax],
+    /// What is answered when all goes well.
+    pub reply: &'static str,
+    /// Error words it can answer with, beside `ERR`, `NOAUTH`, `NOPERM` and `LOADING`, which any can.
+    pub errors: &'static [ErrorWord],
+    /// Its subcommands, if it is a container.
+    pub subcommands: &'static [Spec],
+}
+
+impl Spec {
+    /// A command called `full_name` that takes `arity` words.
+    pub(super) const fn new(id: CommandId, full_name: &'static str, arity: i32, group: Group) -> Self {
+        Self {
+            id,
+            name: after_bar(full_name),
+            full_name,
+            arity,
+            flags: Flags::empty(),
+            acl: Acl::SLOW,
+            keys: Keys::None,
+            values: Values::None,
+            group,
+            since: "1.0.0",
+            summary: "",
+            complexity: "O(1)",
+            syntax: &[],
+            reply: "",
+            errors: &[],
+            subcommands: &[],
+        }
+    }
+
+    /// Reads objects at `keys`.
+    #[must_use]
+    pub(super) const fn reads(mut self, keys: Keys) -> Self {
+        self.flags = self.flags.union(Flags::READONLY);
+        self.acl = self.acl.union(Acl::READ);
+        self.with_keys(keys)
+    }
+
+    /// Writes objects at `keys`.
+    #[must_use]
+    pub(super) const fn writes(mut self, keys: Keys) -> Self {
+        self.flags = self.flags.union(Flags::WRITE);
+        self.acl = self.acl.union(Acl::WRITE);
+        self.with_keys(keys)
+    }
+
+    const fn with_keys(mut self, keys: Keys) -> Self {
+        if matches!(keys, Keys::CountedPairs | Keys::UntilOption { .. }) {
+            self.flags = self.flags.union(Flags::MOVABLEKEYS);
+        }
+        self.acl = self.acl.union(match self.group {
+            Group::String => Acl::STRING,
+            _ => Acl::KEYSPACE,
+        });
+        self.keys = keys;
+        self
+    }
+
+    /// Constant or logarithmic time.
+    #[must_use]
+    pub(super) const fn fast(mut self) -> Self {
+        self.flags = self.flags.union(Flags::FAST);
+        self.acl = self.acl.difference(Acl::SLOW).union(Acl::FAST);
+        self
+    }
+
+    /// Needs memory.
+    #[must_use]
+    pub(super) const fn denies_oom(mut self) -> Self {
+        self.flags = self.flags.union(Flags::DENYOOM);
+        self
+    }
+
+    /// For operators.
+    #[must_use]
+    pub(super) const fn admin(mut self) -> Self {
+        self.flags = self.flags.union(Flags::ADMIN);
+        self.acl = self.acl.union(Acl::ADMIN).union(Acl::DANGEROUS);
+        self
+    }
+
+    /// Harmful when misused.
+    #[must_use]
+    pub(super) const fn dangerous(mut self) -> Self {
+        self.acl = self.acl.union(Acl::DANGEROUS);
+        self
+    }
+
+    /// About the connection itself.
+    #[must_use]
+    pub(super) const fn connection(mut self) -> Self {
+        self.flags = self.flags.union(Flags::LOADING).union(Flags::STALE);
+        self.acl = self.acl.union(Acl::CONNECTION);
+        self
+    }
+
+    /// Answers while the node is starting.
+    #[must_use]
+    pub(super) const fn while_loading(mut self) -> Self {
+        self.flags = self.flags.union(Flags::LOADING).union(Flags::STALE);
+        self
+    }
+
+    /// With these flags too.
+    #[must_use]
+    pub(super) const fn flags(mut self, flags: Flags) -> Self {
+        self.flags = self.flags.union(flags);
+        self
+    }
+
+    /// Which arguments are values.
+    #[must_use]
+    pub(super) const fn values(mut self, values: Values) -> Self {
+        self.values = values;
+        self
+    }
+
+    /// What people read: since when, at what cost, what for.
+    #[must_use]
+    pub(super) const fn doc(mut self, since: &'static str, complexity: &'static str, summary: &'static str) -> Self {
+        self.since = since;
+        self.complexity = complexity;
+        self.summary = summary;
+        self
+    }
+
+    /// Arguments after the name.
+    #[must_use]
+    pub(super) const fn takes(mut self, syntax: &'static [Syntax]) -> Self {
+        self.syntax = syntax;
+        self
+    }
+
+    /// What is answered, and the error words beside those that any command can answer with.
+    #[must_use]
+    pub(super) const fn answers(mut self, reply: &'static str, errors: &'static [ErrorWord]) -> Self {
+        self.reply = reply;
+        self.errors = errors;
+        self
+    }
+
+    /// Its subcommands.
+    #[must_use]
+    pub(super) const fn contains(mut self, subcommands: &'static [Spec]) -> Self {
+        self.subcommands = subcommands;
+        self
+    }
+
+    /// The subcommand called `name`, in any case.
+    pub fn subcommand(&'static self, name: &[u8]) -> Option<&'static Self> {
+        self.subcommands.iter().find(|spec| spec.name.as_bytes().eq_ignore_ascii_case(name))
+    }
+
+    /// Whether a request of `count` words, name included, has as many as it must.
+    pub const fn takes_count(&self, count: usize) -> bool {
+        let arity = self.arity.unsigned_abs() as usize;
+        if self.arity < 0 { count >= arity } else { count == arity }
+    }
+
+    /// Refuses a request of a wrong number of words, in Redis's words.
+    ///
+    /// # Errors
+    /// `ERR wrong number of arguments …`
+    pub fn check_arity(&self, count: usize) -> Result<(), WireError> {
+        if self.takes_count(count) { Ok(()) } else { Err(WireError::arity(self.full_name)) }
+    }
+
+    /// How the whole command is written: `SET key value [NX | XX] …`.
+    pub fn usage(&self) -> String {
+        let mut usage = self.full_name.replace('|', " ").to_uppercase();
+        for node in self.syntax {
+            usage.push(' ');
+            usage.push_str(&node.to_string());
+        }
+        usage
+    }
+}
+
+const fn after_bar(full_name: &'static str) -> &'static str {
+    let bytes = full_name.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        if bytes[i] == b'|' {
+            return full_name.split_at(i + 1).1;
+        }
+        i += 1;
+    }
+    full_name
+}

@@ -84,15 +84,15 @@ pub(super) const SPECS: &[Spec] = &[
                     "filter",
                     &[
                         string("ip:port"),
-                        block(
+                        one_of(
                             "new-format",
                             &[
-                                integer("client-id").after("ID").optional(),
-                                string("client-type").after("TYPE").optional(),
-                                string("username").after("USER").optional(),
-                                string("ip:port").after("ADDR").optional(),
-                                string("ip:port").after("LADDR").optional(),
-                                one_of("skipme", &[token("yes", "YES"), token("no", "NO")]).after("SKIPME").optional(),
+                                integer("client-id").after("ID"),
+                                string("client-type").after("TYPE"),
+                                string("username").after("USER"),
+                                string("ip:port").after("ADDR"),
+                                string("ip:port").after("LADDR"),
+                                one_of("skipme", &[token("yes", "YES"), token("no", "NO")]).after("SKIPME"),
                             ],
                         )
                         .multiple(),

@@ -22,9 +22,8 @@ pub fn markdown() -> String {
     for group in groups {
         let _ = writeln!(out, "### {}\n", heading(group));
         for spec in table::all().filter(|spec| spec.group == group) {
-            if spec.subcommands.is_empty() {
-                command(&mut out, spec);
-            } else if !spec.reply.is_empty() {
+            // A container that answers nothing of its own is only its subcommands.
+            if !spec.reply.is_empty() {
                 command(&mut out, spec);
             }
             for sub in spec.subcommands {

@@ -29,9 +29,6 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("`:1`, or `:0` if there was none", &[]),
 ];
 
-/// Memfds that a client may attach.
-pub const BUFFERS_MAX: u32 = 16;
-
 /// `ATTACH SHM [BUFFERS n] | TCP | RDMA …`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attach {
@@ -45,6 +42,9 @@ pub enum Attach {
 }
 
 impl Attach {
+    /// Memfds that a client may attach.
+    pub const BUFFERS_MAX: u32 = 16;
+
     /// Reads the arguments.
     ///
     /// # Errors
@@ -58,8 +58,8 @@ impl Attach {
                 Some(word) if is(word, "buffers") => words.small()?,
                 Some(_) => return Err(WireError::syntax()),
             };
-            if buffers > BUFFERS_MAX {
-                return Err(WireError::new(ErrorWord::TooBig, format!("at most {BUFFERS_MAX} buffers")));
+            if buffers > Self::BUFFERS_MAX {
+                return Err(WireError::new(ErrorWord::TooBig, format!("at most {} buffers", Self::BUFFERS_MAX)));
             }
             Self::Shm { buffers }
         } else if is(transport, "tcp") {

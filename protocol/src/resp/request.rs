@@ -5,17 +5,14 @@
 //!
 //! Invariants:
 //! - `buf` begins at the first byte of the current command in every call between two [`Framer::reset`]s.
-//! - A payload is never scanned; an inline line is scanned once; a header line, at most [`HEADER_LEN_MAX`] bytes, is
-//!   read again only while it is incomplete.
+//! - A payload is never scanned; an inline line is scanned once; a header line, 24 bytes at most, is read again
+//!   only while it is incomplete.
 //! - A bulk of [`Limits::stream_len_min`] bytes or more is announced as soon as its header is complete, before any cap
 //!   on buffered bytes applies, so that the caller can place it elsewhere.
 //! - After an error the connection is out of step and must be closed.
 
 use super::args::{Args, Slot};
 use super::{ErrorWord, WireError, inline};
-
-/// `*` or `$`, the ten digits of the largest count that any cap allows and more, CR LF.
-const HEADER_LEN_MAX: usize = 24;
 
 /// Arguments that a framer keeps room for between commands.
 const SLOTS_KEPT_MAX: usize = 1024;
@@ -86,9 +83,6 @@ pub enum ProtocolError {
     /// The array header is no plain number or above [`Limits::args_max`].
     #[error("Protocol error: invalid multibulk length")]
     InvalidMultibulkLength,
-    /// The array header has no end.
-    #[error("Protocol error: too big mbulk count string")]
-    LongMultibulkHeader,
     /// An element of the array is no bulk string.
     #[error("Protocol error: expected '$', got '{}'", .got.escape_ascii())]
     ExpectedBulk {
@@ -98,9 +92,6 @@ pub enum ProtocolError {
     /// The bulk header is no plain number or above [`Limits::bulk_len_max`] or [`Limits::arg_len_max`].
     #[error("Protocol error: invalid bulk length")]
     InvalidBulkLength,
-    /// The bulk header has no end.
-    #[error("Protocol error: too big bulk count string")]
-    LongBulkHeader,
     /// The payload is not followed by CR LF.
     #[error("Protocol error: a bulk does not end in CR LF where its length says")]
     MissingBulkEnd,
@@ -121,10 +112,8 @@ impl ProtocolError {
         match self {
             Self::Http => None,
             Self::InvalidMultibulkLength
-            | Self::LongMultibulkHeader
             | Self::ExpectedBulk { .. }
             | Self::InvalidBulkLength
-            | Self::LongBulkHeader
             | Self::MissingBulkEnd
             | Self::LongInline
             | Self::UnbalancedQuotes => Some(WireError::new(ErrorWord::Err, self.to_string())),
@@ -202,15 +191,12 @@ impl Framer {
         self.state != State::Start
     }
 
-    /// How long `buf` must at least become before polling again can find anything.
+    /// How long `buf` must at least become before polling again can find anything; 0 where any byte may do.
     pub fn buf_len_wanted(&self) -> usize {
         match self.state {
-            State::Start => 1,
-            State::Inline { scanned } => scanned + 1,
-            State::Header => self.pos + 4,
-            State::Announced { .. } => self.pos,
             State::Payload { len } => self.pos + len + 2,
             State::TakenEnd => self.pos + 2,
+            State::Start | State::Inline { .. } | State::Header | State::Announced { .. } => 0,
         }
     }
 
@@ -225,7 +211,7 @@ impl Framer {
                 State::Start => match buf.first() {
                     None => return Ok(Step::Incomplete),
                     Some(b'*') => {
-                        let Some((count, next)) = header(buf, 0, Self::array_header_error)? else {
+                        let Some((count, next)) = header(buf, 0, ProtocolError::InvalidMultibulkLength)? else {
                             return Ok(Step::Incomplete);
                         };
                         self.declared = usize::try_from(count)
@@ -247,7 +233,7 @@ impl Framer {
                         Some(b'$') => {}
                         Some(&got) => return Err(ProtocolError::ExpectedBulk { got }),
                     }
-                    let Some((len, next)) = header(buf, self.pos, Self::bulk_header_error)? else {
+                    let Some((len, next)) = header(buf, self.pos, ProtocolError::InvalidBulkLength)? else {
                         return Ok(Step::Incomplete);
                     };
                     if len > self.limits.bulk_len_max {
@@ -344,45 +330,215 @@ impl Framer {
     fn buffered_len(&self, len: u64) -> Result<usize, ProtocolError> {
         usize::try_from(len).ok().filter(|&len| len <= self.limits.arg_len_max).ok_or(ProtocolError::InvalidBulkLength)
     }
-
-    fn array_header_error(long: bool) -> ProtocolError {
-        if long { ProtocolError::LongMultibulkHeader } else { ProtocolError::InvalidMultibulkLength }
-    }
-
-    fn bulk_header_error(long: bool) -> ProtocolError {
-        if long { ProtocolError::LongBulkHeader } else { ProtocolError::InvalidBulkLength }
-    }
 }
 
 /// Reads the number after the type byte at `at` and returns it with the offset after its CR LF; `None` if the line is
 /// incomplete. Digits only: no sign, no leading zero.
 #[inline]
-fn header(buf: &[u8], at: usize, error: fn(bool) -> ProtocolError) -> Result<Option<(u64, usize)>, ProtocolError> {
+fn header(buf: &[u8], at: usize, error: ProtocolError) -> Result<Option<(u64, usize)>, ProtocolError> {
     let line = &buf[at + 1..];
     let mut value = 0u64;
     for (i, &byte) in line.iter().enumerate() {
         match byte {
             b'0'..=b'9' => {
                 if i > 0 && value == 0 {
-                    return Err(error(false));
+                    return Err(error);
                 }
-                if i >= HEADER_LEN_MAX {
-                    return Err(error(true));
-                }
-                value = value
-                    .checked_mul(10)
-                    .and_then(|value| value.checked_add(u64::from(byte - b'0')))
-                    .ok_or_else(|| error(false))?;
+                value =
+                    value.checked_mul(10).and_then(|value| value.checked_add(u64::from(byte - b'0'))).ok_or(error)?;
             }
             b'\r' if i > 0 => {
                 return match line.get(i + 1) {
                     None => Ok(None),
                     Some(b'\n') => Ok(Some((value, at + i + 3))),
-                    Some(_) => Err(error(false)),
+                    Some(_) => Err(error),
                 };
             }
-            _ => return Err(error(false)),
+            _ => return Err(error),
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Arg, Encoder};
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: Limits =
+        Limits { args_max: 8, arg_len_max: 64, bulk_len_max: 1024, inline_len_max: 64, stream_len_min: 32 };
+
+    /// A command as it came: a word, or the length of a payload that was taken.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Word {
+        Bytes(Vec<u8>),
+        Taken(u64),
+    }
+
+    /// Feeds `input` in pieces of at most `piece` bytes and returns the commands, up to an error. Takes every announced
+    /// bulk that `take` says to take, and buffers the others.
+    fn run(input: &[u8], piece: usize, take: bool) -> (Vec<Vec<Word>>, Option<ProtocolError>) {
+        let mut framer = Framer::new(LIMITS);
+        let (mut buf, mut commands, mut dropping) = (Vec::new(), Vec::new(), 0);
+        for chunk in input.chunks(piece.max(1)) {
+            buf.extend_from_slice(chunk);
+            loop {
+                if dropping > 0 {
+                    let at = framer.pos;
+                    let n = dropping.min(buf.len() - at);
+                    buf.drain(at..at + n);
+                    dropping -= n;
+                    if dropping > 0 {
+                        break;
+                    }
+                }
+                match framer.poll(&buf) {
+                    Err(error) => return (commands, Some(error)),
+                    Ok(Step::Incomplete) => {
+                        let wanted = framer.buf_len_wanted();
+                        assert!(wanted == 0 || wanted > buf.len(), "asks for what is there");
+                        break;
+                    }
+                    Ok(Step::Bulk { arg, len, at }) => {
+                        assert_eq!(framer.args(&buf).len(), arg);
+                        assert!(at <= buf.len());
+                        if take {
+                            framer.take_bulk();
+                            dropping = usize::try_from(len).expect("small");
+                        } else if let Err(error) = framer.buffer_bulk() {
+                            return (commands, Some(error));
+                        }
+                    }
+                    Ok(Step::Command { consumed }) => {
+                        commands.push(
+                            framer
+                                .args(&buf)
+                                .iter()
+                                .map(|arg| match arg {
+                                    Arg::Bytes(bytes) => Word::Bytes(bytes.to_vec()),
+                                    Arg::Taken { len } => Word::Taken(len),
+                                })
+                                .collect(),
+                        );
+                        buf.drain(..consumed);
+                        framer.reset();
+                    }
+                }
+            }
+        }
+        (commands, None)
+    }
+
+    fn words(all: &[&str]) -> Vec<Word> {
+        all.iter().map(|word| Word::Bytes(word.as_bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn commands_are_found_however_they_arrive() {
+        let input =
+            b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n*0\r\n\r\nset k \"a b\"\n*1\r\n$0\r\n\r\n*3\r\n$3\r\nSET\r\n";
+        for piece in 1..input.len() + 1 {
+            let (commands, error) = run(input, piece, true);
+            assert_eq!(error, None);
+            assert_eq!(
+                commands,
+                [words(&["GET", "k"]), words(&["PING"]), vec![], vec![], words(&["set", "k", "a b"]), words(&[""])],
+                "in pieces of {piece}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_large_value_is_announced_and_taken_or_buffered() {
+        let value = "x".repeat(40);
+        let input = format!("*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$40\r\n{value}\r\n$2\r\nNX\r\nPING\r\n");
+        for piece in 1..input.len() + 1 {
+            let (commands, error) = run(input.as_bytes(), piece, true);
+            assert_eq!(error, None, "in pieces of {piece}");
+            let mut taken = words(&["SET", "k", "", "NX"]);
+            taken[2] = Word::Taken(40);
+            assert_eq!(commands, [taken, words(&["PING"])], "in pieces of {piece}");
+            let (commands, error) = run(input.as_bytes(), piece, false);
+            assert_eq!(error, None, "in pieces of {piece}");
+            assert_eq!(commands, [words(&["SET", "k", &value, "NX"]), words(&["PING"])]);
+        }
+    }
+
+    #[test]
+    fn an_announcement_is_repeated_until_it_is_answered() {
+        let mut framer = Framer::new(LIMITS);
+        let buf = b"*1\r\n$100\r\n";
+        let bulk = Step::Bulk { arg: 0, len: 100, at: buf.len() };
+        assert_eq!(framer.poll(buf), Ok(bulk));
+        assert_eq!(framer.poll(buf), Ok(bulk));
+        assert_eq!(framer.buffer_bulk(), Err(ProtocolError::InvalidBulkLength), "above arg_len_max");
+    }
+
+    #[test]
+    fn malformed_requests_are_refused() {
+        use ProtocolError::*;
+        let check = |input: &str, expected: ProtocolError| {
+            for piece in [1, 3, input.len()] {
+                assert_eq!(run(input.as_bytes(), piece, true), (vec![], Some(expected)), "{input:?} by {piece}");
+            }
+        };
+        for count in ["-1", "-10", "01", "00", "+1", "9", "18446744073709551616", "99999999999999999999", "1a", "1 "] {
+            check(&format!("*{count}\r\n"), InvalidMultibulkLength);
+        }
+        check("*\r\n", InvalidMultibulkLength);
+        check("*1\rx", InvalidMultibulkLength);
+        for len in ["-1", "01", "+1", "1025", "18446744073709551616", "1a", "", "1\r"] {
+            check(&format!("*1\r\n${len}\r\n"), InvalidBulkLength);
+        }
+        check("*1\r\n*1\r\n$4\r\nPING\r\n", ExpectedBulk { got: b'*' });
+        check("*1\r\n:1\r\n", ExpectedBulk { got: b':' });
+        check("*1\r\n\r\n", ExpectedBulk { got: b'\r' });
+        check("*1\r\n$4\r\nPINGxx", MissingBulkEnd);
+        check("*1\r\n$4\r\nPING\n\n", MissingBulkEnd);
+        check(&format!("*1\r\n$40\r\n{}xx", "v".repeat(40)), MissingBulkEnd);
+        check(&"x".repeat(66), LongInline);
+        check(&format!("{}\r\n", "x".repeat(66)), LongInline);
+        check("set k 'v\r\n", UnbalancedQuotes);
+        check("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Http);
+        check("Host: a\r\n", Http);
+    }
+
+    #[test]
+    fn errors_are_told_in_the_words_of_redis_and_http_is_told_nothing() {
+        let reply = |error: ProtocolError| error.reply().map(|reply| reply.to_string());
+        assert_eq!(
+            reply(ProtocolError::ExpectedBulk { got: b'\r' }).as_deref(),
+            Some("ERR Protocol error: expected '$', got '\\r'")
+        );
+        assert_eq!(reply(ProtocolError::InvalidBulkLength).as_deref(), Some("ERR Protocol error: invalid bulk length"));
+        assert_eq!(reply(ProtocolError::Http), None);
+    }
+
+    #[test]
+    fn a_header_that_never_ends_is_refused_early() {
+        let mut framer = Framer::new(LIMITS);
+        assert_eq!(framer.poll(&[b"*".as_slice(), &[b'1'; 30]].concat()), Err(ProtocolError::InvalidMultibulkLength));
+        let mut framer = Framer::new(LIMITS);
+        assert_eq!(framer.poll(b"*1\r\n$1"), Ok(Step::Incomplete));
+        assert_eq!(framer.poll(b"*1\r\n$111111"), Ok(Step::Incomplete));
+    }
+
+    proptest! {
+        /// Whatever arrives, in whatever pieces: the same commands, the same error.
+        #[test]
+        fn pieces_do_not_matter(input in prop::collection::vec(prop::sample::select(b"*$0123 \r\n\"x'-".to_vec()), 0..60), piece in 1usize..10) {
+            prop_assert_eq!(run(&input, piece, true), run(&input, usize::MAX >> 1, true));
+        }
+
+        /// What a client writes is what is read.
+        #[test]
+        fn requests_read_back(all in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..31), 1..8), piece in 1usize..40) {
+            let mut out = bytes::BytesMut::new();
+            Encoder::encode(&mut out, |out| for word in &all { out.word(word); });
+            let (commands, error) = run(&out, piece, true);
+            prop_assert_eq!(error, None);
+            prop_assert_eq!(commands, vec![all.into_iter().map(Word::Bytes).collect::<Vec<_>>()]);
+        }
+    }
 }

@@ -17,6 +17,8 @@ mod lease;
 mod node;
 mod object;
 mod pin;
+#[cfg(test)]
+mod roundtrip;
 mod server;
 mod session;
 mod spec;

@@ -217,3 +217,129 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"\r\n");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use redis_protocol::{resp2, resp3};
+
+    fn written(resp3: bool, write: impl Fn(&mut Writer<'_>)) -> BytesMut {
+        let mut out = BytesMut::from(&b"before"[..]);
+        write(&mut Writer::new(&mut out, resp3));
+        out.split_off(6)
+    }
+
+    fn bulk2(text: &str) -> resp2::types::OwnedFrame {
+        resp2::types::OwnedFrame::BulkString(text.into())
+    }
+
+    /// The value that `write` writes, as the redis-protocol crate reads it, is `two` in RESP2 and `three` in RESP3, and
+    /// nothing follows it.
+    fn check(
+        write: impl Fn(&mut Writer<'_>),
+        two: resp2::types::OwnedFrame,
+        three: impl Fn(&resp3::types::OwnedFrame) -> bool,
+    ) {
+        let bytes = written(false, &write);
+        assert_eq!(resp2::decode::decode(&bytes).expect("well-formed"), Some((two, bytes.len())));
+        let bytes = written(true, &write);
+        let (frame, len) = resp3::decode::complete::decode(&bytes).expect("well-formed").expect("complete");
+        assert!(three(&frame), "{frame:?}");
+        assert_eq!(len, bytes.len());
+    }
+
+    #[test]
+    fn every_value_is_read_by_another_reader() {
+        use resp2::types::OwnedFrame as Two;
+        use resp3::types::OwnedFrame as Three;
+        check(
+            |w| w.ok(),
+            Two::SimpleString("OK".into()),
+            |f| matches!(f, Three::SimpleString { data, .. } if data == b"OK"),
+        );
+        check(
+            |w| w.simple("a\r\nb"),
+            Two::SimpleString("a  b".into()),
+            |f| matches!(f, Three::SimpleString { data, .. } if data == b"a  b"),
+        );
+        check(
+            |w| w.error(ErrorWord::NoGrant, "gone\n-ERR x"),
+            Two::Error("NOGRANT gone -ERR x".into()),
+            |f| matches!(f, Three::SimpleError { data, .. } if data == "NOGRANT gone -ERR x"),
+        );
+        for value in [0, -1, i64::MIN, i64::MAX] {
+            check(
+                |w| w.integer(value),
+                Two::Integer(value),
+                |f| matches!(f, Three::Number { data, .. } if *data == value),
+            );
+        }
+        check(|w| w.count(u64::MAX), Two::Integer(i64::MAX), |f| matches!(f, Three::Number { data: i64::MAX, .. }));
+        check(|w| w.null(), Two::Null, |f| matches!(f, Three::Null));
+        check(|w| w.null_array(), Two::Null, |f| matches!(f, Three::Null));
+        check(|w| w.boolean(true), Two::Integer(1), |f| matches!(f, Three::Boolean { data: true, .. }));
+        check(|w| w.boolean(false), Two::Integer(0), |f| matches!(f, Three::Boolean { data: false, .. }));
+        check(|w| w.double(1.5), bulk2("1.5"), |f| matches!(f, Three::Double { data, .. } if *data == 1.5));
+        check(
+            |w| w.double(f64::NEG_INFINITY),
+            bulk2("-inf"),
+            |f| matches!(f, Three::Double { data, .. } if *data < 0.0),
+        );
+        check(
+            |w| w.verbatim("a\nb"),
+            bulk2("a\nb"),
+            |f| matches!(f, Three::VerbatimString { data, .. } if data == b"a\nb"),
+        );
+        check(
+            |w| {
+                w.bulk_header(3);
+                w.out().extend_from_slice(b"abc");
+                w.bulk_end();
+            },
+            bulk2("abc"),
+            |f| matches!(f, Three::BlobString { data, .. } if data == b"abc"),
+        );
+        check(|w| w.bulk_integer(-7), bulk2("-7"), |f| matches!(f, Three::BlobString { data, .. } if data == b"-7"));
+    }
+
+    #[test]
+    fn aggregates_are_read_by_another_reader() {
+        use resp2::types::OwnedFrame as Two;
+        use resp3::types::OwnedFrame as Three;
+        let two = |w: &mut Writer<'_>| {
+            w.bulk(b"a");
+            w.integer(1);
+        };
+        let flat = Two::Array(vec![bulk2("a"), Two::Integer(1)]);
+        let pair = |w: &mut Writer<'_>, header: fn(&mut Writer<'_>)| {
+            header(w);
+            two(w);
+        };
+        check(|w| pair(w, |w| w.array(2)), flat.clone(), |f| matches!(f, Three::Array { data, .. } if data.len() == 2));
+        check(|w| pair(w, |w| w.map(1)), flat.clone(), |f| matches!(f, Three::Map { data, .. } if data.len() == 1));
+        check(|w| pair(w, |w| w.set(2)), flat.clone(), |f| matches!(f, Three::Set { data, .. } if data.len() == 2));
+        check(|w| pair(w, |w| w.push(2)), flat.clone(), |f| matches!(f, Three::Push { data, .. } if data.len() == 2));
+    }
+
+    #[test]
+    fn displayed_bulks_have_their_length_whatever_it_is() {
+        for len in [0, 1, 9, 10, 11, 99, 100, 101, 1000] {
+            let text = "x".repeat(len);
+            let mut plain = BytesMut::new();
+            Writer::new(&mut plain, false).bulk(text.as_bytes());
+            assert_eq!(written(false, |w| w.bulk_display(&text)), plain);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bulks_and_errors_read_back(bytes in prop::collection::vec(any::<u8>(), 0..300), text in ".{0,60}") {
+            let out = written(false, |w| w.bulk(&bytes));
+            prop_assert_eq!(resp2::decode::decode(&out).unwrap(), Some((resp2::types::OwnedFrame::BulkString(bytes.clone()), out.len())));
+            let out = written(true, |w| w.error(ErrorWord::Err, &text));
+            let decoded = resp3::decode::complete::decode(&out).unwrap();
+            prop_assert!(decoded.is_some_and(|(_, len)| len == out.len()));
+        }
+    }
+}

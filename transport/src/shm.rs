@@ -11,15 +11,15 @@
 #![expect(unsafe_code, reason = "raw access to memory shared with another process")]
 
 mod buffer;
-mod fds;
+pub mod fds;
 mod memfd;
-mod ring;
+pub mod ring;
 mod transport;
 
 pub use buffer::{AdoptError, BufferRegion, ClientBuffer, PeerBuffer};
 pub use fds::{FDS_PER_MESSAGE_MAX, peer_uid, recv_with_fds, send_with_fds};
 pub use memfd::{Mapping, Populate, ShmError, map_read_only, seal_segment};
 pub use ring::{
-    ClientRing, Need, RING_LEN_DEFAULT, RingEnd, RingError, RingFds, RingLayout, ServerRing, SpinBudget, create_ring,
+    BlockingRing, Need, RING_LEN_DEFAULT, RingEnd, RingError, RingFds, RingLayout, ServerRing, SpinBudget, create_ring,
 };
 pub use transport::{ShmTransport, WriteMode};

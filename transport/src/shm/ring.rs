@@ -31,13 +31,13 @@
 //! - No wake is lost, and none is sent to a peer that is awake.
 //! - The memory is sealed before the peer gets it: it can neither shrink nor grow.
 
-mod client;
+mod blocking;
 mod end;
 mod layout;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientRing, SpinBudget};
+pub use blocking::{BlockingRing, SpinBudget};
 pub use end::{Need, RingEnd};
 pub use layout::{RING_LEN_DEFAULT, RingFds, RingLayout, ServerRing, create_ring};
 

@@ -314,7 +314,8 @@ impl RequestHeader {
         let (id, offset, length) = (get_u64(bytes, 16), get_u64(bytes, 24), get_u64(bytes, 32));
         let crc = get_u32(bytes, 40);
         let has_crc = flags == FLAG_CRC && op == Op::Write;
-        if (flags != 0 && !has_crc) || (crc != 0 && !has_crc) || bytes[44..].iter().any(|&b| b != 0) {
+        let crc_unused = !has_crc && (flags != 0 || crc != 0);
+        if crc_unused || bytes[44..].iter().any(|&b| b != 0) {
             return Err(FrameError::Reserved);
         }
         if length > PIECE_LEN_MAX {

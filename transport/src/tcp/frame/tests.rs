@@ -26,7 +26,7 @@ fn headers_are_these_bytes() {
     assert_eq!(request(0x0102_0304_0506_0708, write), expected);
 
     let hello = request(1, Request::Hello { token: Token(*b"0123456789abcdef") });
-    assert_eq!(&hello[..34], b"MCBQ\x01\x01\0\0\x01\0\0\0\0\0\0\00123456789abcdef\0\0");
+    assert_eq!(&hello[..34], b"MCBQ\x01\x01\0\0\x01\0\0\0\0\0\0\x000123456789abcdef\0\0");
 
     let read = RequestHeader { tag: 9, request: Request::Read { lease: LeaseId(7), offset: 1, length: 2 } };
     let answer = read.reading(Generation(0x0a0b), 2, Crc(0x0102_0304)).encode();

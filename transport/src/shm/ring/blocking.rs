@@ -1,9 +1,10 @@
-//! The client's side of a ring, for a thread that may block.
+//! One side of a ring for a thread that may block: the client's, or a server's with a thread to spare.
 
 use super::RingError;
 use super::end::{Need, RingEnd};
-use super::layout::{RingFds, map_ring};
+use super::layout::{RingFds, ServerRing, map_ring};
 use rustix::event::{Timespec, epoll};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ impl SpinBudget {
     }
 
     /// How long to spin this time.
-    fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         if self.now.is_zero() && !self.max.is_zero() {
             self.sleeps_since_spin += 1;
             if self.sleeps_since_spin >= Self::RETRY_EVERY {
@@ -39,11 +40,11 @@ impl SpinBudget {
         self.now
     }
 
-    fn found(&mut self) {
+    pub(super) fn found(&mut self) {
         self.now = (self.now * 2).clamp(Self::LEAST, self.max.max(Self::LEAST)).min(self.max);
     }
 
-    fn missed(&mut self) {
+    pub(super) fn missed(&mut self) {
         self.now = if self.now / 2 < Self::LEAST { Duration::ZERO } else { self.now / 2 };
     }
 }
@@ -55,13 +56,18 @@ impl Default for SpinBudget {
     }
 }
 
-/// The client's side of a pair of rings, with a blocking wait.
+/// One side of a pair of rings, with a blocking wait.
 #[derive(Debug)]
-pub struct ClientRing {
+pub struct BlockingRing {
     end: RingEnd,
     spin: SpinBudget,
-    /// Watches the own eventfd, edge-triggered, so that it never has to be read, and the socket for its hang-up.
+    /// Watches the own eventfd and the timer, edge-triggered, so that they never have to be read, and the socket for
+    /// its hang-up.
     epoll: OwnedFd,
+    /// Ends a sleep at its deadline. One that is armed for an earlier sleep is left alone: it wakes for nothing once,
+    /// which is cheaper than a time-out of its own for each sleep.
+    timer: OwnedFd,
+    armed_for: Option<Instant>,
     /// Kept open because `epoll` watches them.
     _event: OwnedFd,
     _socket: OwnedFd,
@@ -69,16 +75,29 @@ pub struct ClientRing {
 
 const EVENT: u64 = 0;
 const SOCKET: u64 = 1;
+const TIMER: u64 = 2;
 
-impl ClientRing {
-    /// Maps the ring that the server made. `socket` is the Unix socket the descriptors came over: its hang-up is how a
-    /// dead server is noticed.
+impl BlockingRing {
+    /// The client's side: maps the ring that the server made. `socket` is the Unix socket the descriptors came over:
+    /// its hang-up is how a dead server is noticed.
     ///
     /// # Errors
     /// [`RingError::Corrupt`] if the memory is no ring, [`RingError::Memory`] if it could shrink,
     /// [`RingError::Os`] if the kernel refuses.
     pub fn open(fds: RingFds, socket: impl AsFd, spin: SpinBudget) -> Result<Self, RingError> {
         let (mapping, layout) = map_ring(&fds.memory)?;
+        Self::new(RingEnd::client(mapping, layout, fds.to_server), fds.to_client, socket, spin)
+    }
+
+    /// The server's side, on a thread of its own. The descriptors for the client are given back.
+    ///
+    /// # Errors
+    /// [`RingError::Os`] if the kernel refuses.
+    pub fn serve(ring: ServerRing, socket: impl AsFd, spin: SpinBudget) -> Result<(Self, RingFds), RingError> {
+        Ok((Self::new(ring.end, ring.event, socket, spin)?, ring.fds))
+    }
+
+    fn new(end: RingEnd, event: OwnedFd, socket: impl AsFd, spin: SpinBudget) -> Result<Self, RingError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(RingError::os("make an epoll"))?;
         let socket = socket
             .as_fd()
@@ -87,16 +106,18 @@ impl ClientRing {
         let watch = |fd: &OwnedFd, data: u64, flags: epoll::EventFlags| {
             epoll::add(&epoll, fd, epoll::EventData::new_u64(data), flags).map_err(RingError::os("watch a descriptor"))
         };
-        watch(&fds.to_client, EVENT, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        watch(&event, EVENT, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
         watch(&socket, SOCKET, epoll::EventFlags::RDHUP)?;
-        let end = RingEnd::client(mapping, layout, fds.to_server);
-        Ok(Self { end, spin, epoll, _event: fds.to_client, _socket: socket })
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)
+            .map_err(RingError::os("make a timer"))?;
+        watch(&timer, TIMER, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        Ok(Self { end, spin, epoll, timer, armed_for: None, _event: event, _socket: socket })
     }
 
-    /// Wakes the server if that is due, then waits until what `need` names is there: spins briefly, then sleeps.
+    /// Wakes the peer if that is due, then waits until what `need` names is there: spins briefly, then sleeps.
     ///
     /// # Errors
-    /// [`RingError::Timeout`] at `deadline`, [`RingError::PeerGone`] if the server hung up with nothing more to read,
+    /// [`RingError::Timeout`] at `deadline`, [`RingError::PeerGone`] if the peer hung up with nothing more to read,
     /// [`RingError::Corrupt`] if its index cannot be.
     pub fn wait(&mut self, need: Need, deadline: Instant) -> Result<(), RingError> {
         self.end.notify()?;
@@ -133,8 +154,8 @@ impl ClientRing {
         Ok(())
     }
 
-    /// Writes all of `bytes`, waiting for room as needed. The caller must be sure that the server can go on without its
-    /// replies being read: keep what is outstanding below the reply ring's capacity.
+    /// Writes all of `bytes`, waiting for room as needed. The caller must be sure that the peer can go on without its own
+    /// bytes being read: what is outstanding stays below the other ring's capacity.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -149,36 +170,50 @@ impl ClientRing {
         }
     }
 
-    /// Sleeps until the server wakes us or hangs up or `deadline` comes; may also wake for nothing.
-    fn sleep(&self, deadline: Instant) -> Result<(), RingError> {
+    /// Sleeps until the peer wakes us or hangs up or `deadline` comes; may also wake for nothing.
+    fn sleep(&mut self, deadline: Instant) -> Result<(), RingError> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(RingError::Timeout);
         }
-        let timeout =
-            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        if self.armed_for.is_none_or(|armed_for| armed_for > deadline) {
+            self.arm(left)?;
+            self.armed_for = Some(deadline);
+        }
         let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
-        let mut events = [none; 2];
-        let count = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
+        let mut events = [none; 3];
+        let count = match epoll::wait(&self.epoll, &mut events, None) {
             Ok(count) => count,
             Err(rustix::io::Errno::INTR) => return Ok(()),
-            Err(errno) => return Err(RingError::os("wait for the server")(errno)),
+            Err(errno) => return Err(RingError::os("wait for the peer")(errno)),
         };
-        if events[..count].iter().any(|event| event.data.u64() == SOCKET) {
-            return Err(RingError::PeerGone);
+        for event in &events[..count] {
+            match event.data.u64() {
+                SOCKET => return Err(RingError::PeerGone),
+                TIMER => self.armed_for = None,
+                _ => {}
+            }
         }
+        Ok(())
+    }
+
+    fn arm(&self, left: Duration) -> Result<(), RingError> {
+        let it_value =
+            Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map_err(RingError::os("set a timer"))?;
         Ok(())
     }
 }
 
-impl Deref for ClientRing {
+impl Deref for BlockingRing {
     type Target = RingEnd;
     fn deref(&self) -> &RingEnd {
         &self.end
     }
 }
 
-impl DerefMut for ClientRing {
+impl DerefMut for BlockingRing {
     fn deref_mut(&mut self) -> &mut RingEnd {
         &mut self.end
     }

@@ -20,14 +20,20 @@ const FAMILIES: [&[Spec]; 10] = [
     server::SPECS,
 ];
 
-/// Slots of the hash table: eight times the commands, so that most names are found at their first place.
-const SLOTS: usize = 1024;
+/// Slots of the hash table: four times the commands, so that most names are found at their first place.
+const SLOTS: usize = 512;
 
 /// Longest name, in bytes.
-const NAME_LEN_MAX: usize = 16;
+const NAME_LEN_MAX: usize = 15;
 
-/// Family and position, one more than they are; (0, 0) is empty.
-static TABLE: [(u8, u8); SLOTS] = build();
+/// A slot of the hash table. An empty one has the name 0, which no command has.
+#[derive(Clone, Copy)]
+struct Entry {
+    name: u128,
+    spec: Option<&'static Spec>,
+}
+
+static TABLE: [Entry; SLOTS] = build();
 
 /// Every command, in the order of the documentation. Subcommands are in their containers.
 pub fn all() -> impl Iterator<Item = &'static Spec> {
@@ -40,16 +46,14 @@ pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
     if name.len() > NAME_LEN_MAX {
         return None;
     }
+    let name = packed(name);
     let mut slot = slot_of(name);
     loop {
-        let (family, position) = TABLE[slot];
-        if family == 0 {
-            return None;
+        let entry = &TABLE[slot];
+        if entry.name == name {
+            return entry.spec;
         }
-        let spec = &FAMILIES[usize::from(family) - 1][usize::from(position)];
-        if spec.name.as_bytes().eq_ignore_ascii_case(name) {
-            return Some(spec);
-        }
+        entry.spec?;
         slot = (slot + 1) % SLOTS;
     }
 }
@@ -98,33 +102,66 @@ fn shown(word: &[u8], len_max: usize) -> String {
     String::from_utf8_lossy(&word[..word.len().min(len_max)]).into_owned()
 }
 
-/// FNV-1a of the lower-case name, folded.
-const fn slot_of(name: &[u8]) -> usize {
-    let mut hash = 0x811c_9dc5u32;
-    let mut i = 0;
-    while i < name.len() {
-        hash = (hash ^ (name[i] | 0x20) as u32).wrapping_mul(0x0100_0193);
-        i += 1;
-    }
-    ((hash ^ (hash >> 15)) as usize) % SLOTS
+/// A name as one number: its letters in lower case from the lowest byte up, its length in the highest. Setting the bit
+/// that makes a letter lower case makes a letter of nothing else, so that equal numbers are equal names of letters.
+#[inline]
+fn packed(name: &[u8]) -> u128 {
+    let low = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
+    let len = name.len();
+    // Two loads that overlap, rather than a loop over the bytes.
+    let letters = if len >= 8 {
+        let high = u64::from_le_bytes(last(name));
+        u128::from(u64::from_le_bytes(first(name))) | u128::from(high) << (8 * (len - 8))
+    } else if len >= 4 {
+        let high = u32::from_le_bytes(last(name));
+        u128::from(u64::from(u32::from_le_bytes(first(name))) | u64::from(high) << (8 * (len - 4)))
+    } else {
+        u128::from(low(name))
+    };
+    lower(letters, len)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "families and their commands are fewer than 255, as asserted")]
-const fn build() -> [(u8, u8); SLOTS] {
+fn first<const N: usize>(name: &[u8]) -> [u8; N] {
+    *name.first_chunk().expect("as long as its caller saw")
+}
+
+fn last<const N: usize>(name: &[u8]) -> [u8; N] {
+    *name.last_chunk().expect("as long as its caller saw")
+}
+
+const fn lower(letters: u128, len: usize) -> u128 {
+    (letters | 0x2020_2020_2020_2020_2020_2020_2020_2020) & !(0xff << 120) | (len as u128) << 120
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "folds the halves together")]
+const fn slot_of(name: u128) -> usize {
+    let folded = (name as u64) ^ ((name >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (folded.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 48) as usize % SLOTS
+}
+
+const fn build() -> [Entry; SLOTS] {
     let families = FAMILIES;
-    let mut table = [(0, 0); SLOTS];
+    let mut table = [Entry { name: 0, spec: None }; SLOTS];
     let mut family = 0;
     while family < families.len() {
         let mut position = 0;
         while position < families[family].len() {
-            assert!(position < 255, "a family fits a byte");
-            let name = families[family][position].name.as_bytes();
-            assert!(name.len() <= NAME_LEN_MAX, "raise NAME_LEN_MAX");
+            let spec = &families[family][position];
+            let bytes = spec.name.as_bytes();
+            assert!(bytes.len() <= NAME_LEN_MAX, "raise NAME_LEN_MAX");
+            let mut letters = 0u128;
+            let mut i = 0;
+            while i < bytes.len() {
+                assert!(bytes[i].is_ascii_lowercase(), "names are letters: `packed` relies on it");
+                letters |= (bytes[i] as u128) << (8 * i);
+                i += 1;
+            }
+            let name = lower(letters, bytes.len());
             let mut slot = slot_of(name);
-            while table[slot].0 != 0 {
+            while table[slot].spec.is_some() {
                 slot = (slot + 1) % SLOTS;
             }
-            table[slot] = (family as u8 + 1, position as u8);
+            table[slot] = Entry { name, spec: Some(spec) };
             position += 1;
         }
         family += 1;

@@ -337,6 +337,14 @@ impl Framer {
 #[inline]
 fn header(buf: &[u8], at: usize, error: ProtocolError) -> Result<Option<(u64, usize)>, ProtocolError> {
     let line = &buf[at + 1..];
+    // Nearly every header has one or two digits and is whole.
+    match line {
+        [units @ b'0'..=b'9', b'\r', b'\n', ..] => return Ok(Some((u64::from(units - b'0'), at + 4))),
+        [tens @ b'1'..=b'9', units @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            return Ok(Some((u64::from(tens - b'0') * 10 + u64::from(units - b'0'), at + 5)));
+        }
+        _ => {}
+    }
     let mut value = 0u64;
     for (i, &byte) in line.iter().enumerate() {
         match byte {

@@ -1,10 +1,11 @@
 //! The generated parts of docs/protocol.md: what the code says of its own formats, never typed twice.
 //!
-//! A part stands between `<!-- generated: KIND -->` and `<!-- end of generated -->`. Kinds: `module PATH` is the
-//! documentation that a source file opens with.
+//! A part stands between `<!-- generated: KIND -->` and `<!-- end of generated -->`. Kinds: `commands` is
+//! the reference made from the table of commands, `errors` the words that errors begin with, `module PATH` the documentation that a source file opens with.
 
 use crate::root;
 use anyhow::{Context, Result, bail};
+use protocol::resp::ErrorWord;
 use std::fmt::Write as _;
 
 const DOCUMENT: &str = "docs/protocol.md";
@@ -49,6 +50,8 @@ fn regenerated(text: &str, render: impl Fn(&str) -> Result<String>) -> Result<St
 
 fn render(kind: &str) -> Result<String> {
     match kind.split_once(' ') {
+        None if kind == "commands" => Ok(protocol::command::markdown()),
+        None if kind == "errors" => Ok(error_words()),
         Some(("module", path)) => {
             let path = root().join(path);
             let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -56,6 +59,11 @@ fn render(kind: &str) -> Result<String> {
         }
         _ => bail!("nothing is known of generated part {kind:?}"),
     }
+}
+
+fn error_words() -> String {
+    let rows = ErrorWord::ALL.iter().map(|word| format!("| `{word}` | {} |\n", word.meaning()));
+    format!("| word | meaning |\n|---|---|\n{}", rows.collect::<String>())
 }
 
 /// What a source file opens with, as text for a page: links to code become plain code.

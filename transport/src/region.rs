@@ -21,7 +21,7 @@ pub struct Regions {
 #[derive(Default)]
 struct Inner {
     segments: HashMap<SegmentId, Segment>,
-    sessions: HashMap<SessionId, HashSet<WindowId>>,
+    sessions: HashMap<SessionId, Session>,
     windows: HashMap<WindowId, Lent>,
     windows_ever: u64,
 }
@@ -30,6 +30,12 @@ struct Segment {
     memory: Arc<dyn StableMemory>,
     /// Place in the order of registration.
     index: u32,
+}
+
+#[derive(Default)]
+struct Session {
+    windows: HashSet<WindowId>,
+    closing: bool,
 }
 
 struct Lent {
@@ -82,7 +88,7 @@ impl Regions {
         if inner.sessions.contains_key(&session) {
             return Err(TransportError::Local("session opened twice"));
         }
-        inner.sessions.insert(session, HashSet::new());
+        inner.sessions.insert(session, Session::default());
         Ok(())
     }
 
@@ -99,7 +105,8 @@ impl Regions {
             .ok_or(TransportError::Local("span runs past its segment"))?;
         let segment_index = segment.index;
         let id = WindowId(inner.windows_ever);
-        inner.sessions.get_mut(&session).ok_or(TransportError::Peer("session not open"))?.insert(id);
+        let open = inner.sessions.get_mut(&session).filter(|session| !session.closing);
+        open.ok_or(TransportError::Peer("session not open"))?.windows.insert(id);
         inner.windows_ever += 1;
         inner.windows.insert(id, Lent { session, access, bytes, revoked: false, in_flight: 0 });
         Ok(Opened { id, segment_index })
@@ -157,18 +164,19 @@ impl Regions {
         Some(revoked)
     }
 
-    /// The windows a session still has.
-    pub fn windows_of(&self, session: SessionId) -> Vec<WindowId> {
-        self.inner.lock().sessions.get(&session).map(|windows| windows.iter().copied().collect()).unwrap_or_default()
+    /// Lends nothing more to a session and returns the windows it still has, to be revoked.
+    pub fn close_session(&self, session: SessionId) -> Vec<WindowId> {
+        let mut inner = self.inner.lock();
+        let Some(session) = inner.sessions.get_mut(&session) else { return Vec::new() };
+        session.closing = true;
+        session.windows.iter().copied().collect()
     }
 
-    /// Forgets a session that has no window left.
-    ///
-    /// # Panics
-    /// If it has one.
+    /// Forgets a closed session if it has no window left.
     pub fn forget_session(&self, session: SessionId) {
-        if let Some(windows) = self.inner.lock().sessions.remove(&session) {
-            assert!(windows.is_empty(), "{} windows of a forgotten session", windows.len());
+        let mut inner = self.inner.lock();
+        if inner.sessions.get(&session).is_some_and(|session| session.closing && session.windows.is_empty()) {
+            inner.sessions.remove(&session);
         }
     }
 }
@@ -176,8 +184,77 @@ impl Regions {
 impl Inner {
     fn forget(&mut self, window: WindowId) {
         let Some(lent) = self.windows.remove(&window) else { return };
-        if let Some(windows) = self.sessions.get_mut(&lent.session) {
-            windows.remove(&window);
+        if let Some(session) = self.sessions.get_mut(&lent.session) {
+            session.windows.remove(&window);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::anonymous;
+
+    const SESSION: SessionId = SessionId(1);
+    const SEGMENT: SegmentId = SegmentId(7);
+
+    fn span(offset: u64, length: u64) -> Span {
+        Span { segment: SEGMENT, offset, length }
+    }
+
+    fn regions() -> Regions {
+        let regions = Regions::default();
+        regions.register(SEGMENT, anonymous(8192)).expect("registered");
+        regions.open_session(SESSION).expect("opened");
+        regions
+    }
+
+    #[test]
+    fn segments_and_sessions_are_known_once() {
+        let regions = regions();
+        assert!(matches!(regions.register(SEGMENT, anonymous(4096)), Err(TransportError::Local(_))));
+        assert_eq!(regions.register(SegmentId(8), anonymous(4096)).expect("another"), 1);
+        assert!(matches!(regions.open_session(SESSION), Err(TransportError::Local(_))));
+        regions.close_session(SESSION);
+        regions.forget_session(SESSION);
+        regions.open_session(SESSION).expect("closed before");
+    }
+
+    #[test]
+    fn only_what_lies_in_a_segment_is_lent_and_only_to_open_sessions() {
+        let regions = regions();
+        regions.lend(SESSION, Access::Read, span(0, 8192)).expect("all of it");
+        regions.lend(SESSION, Access::Read, span(8192, 0)).expect("nothing at the end");
+        for bad in [span(1, 8192), span(8193, 0), span(u64::MAX, 1), span(1, u64::MAX)] {
+            assert!(matches!(regions.lend(SESSION, Access::Read, bad), Err(TransportError::Local(_))), "{bad:?}");
+        }
+        let elsewhere = Span { segment: SegmentId(9), ..span(0, 1) };
+        assert!(matches!(regions.lend(SESSION, Access::Read, elsewhere), Err(TransportError::Local(_))));
+        assert!(matches!(regions.lend(SessionId(2), Access::Read, span(0, 1)), Err(TransportError::Peer(_))));
+        regions.close_session(SESSION);
+        assert!(matches!(regions.lend(SESSION, Access::Read, span(0, 1)), Err(TransportError::Peer(_))));
+    }
+
+    #[test]
+    fn an_access_needs_its_own_window() {
+        let regions = regions();
+        regions.open_session(SessionId(2)).expect("opened");
+        let window = regions.lend(SESSION, Access::Write, span(4096, 100)).expect("lent").id;
+        let begin = |session, access, offset, length| regions.begin(session, window, access, offset, length);
+        assert_eq!(begin(SESSION, Access::Write, 10, 90).expect("inside").len(), 90);
+        for (session, access, offset, length) in [
+            (SESSION, Access::Write, 10, 91),
+            (SESSION, Access::Write, 101, 0),
+            (SESSION, Access::Write, u64::MAX, 2),
+            (SESSION, Access::Read, 0, 1),
+            (SessionId(2), Access::Write, 0, 1),
+        ] {
+            let refused = begin(session, access, offset, length);
+            assert!(matches!(refused, Err(TransportError::Peer(_))), "{access:?} {offset} {length}");
+        }
+        assert_eq!(regions.revoke(window), Some(Revoked { access: Access::Write, in_flight: 1 }));
+        assert!(matches!(begin(SESSION, Access::Write, 0, 1), Err(TransportError::Peer(_))), "revoked");
+        regions.end(window);
+        assert_eq!(regions.revoke(window), None, "forgotten with its last access");
     }
 }

@@ -23,3 +23,10 @@ pub use ring::{
     BlockingRing, Need, RING_LEN_DEFAULT, RingEnd, RingError, RingFds, RingLayout, ServerRing, SpinBudget, create_ring,
 };
 pub use transport::{ShmTransport, WriteMode};
+
+/// Memory for a test of any module.
+#[cfg(test)]
+pub(crate) fn anonymous(len: usize) -> std::sync::Arc<Mapping> {
+    let fd = memfd::create("mooncake-test", len as u64).expect("made");
+    std::sync::Arc::new(memfd::map(&fd, len, Populate::Lazy, true).expect("mapped"))
+}

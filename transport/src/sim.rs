@@ -9,14 +9,13 @@
 //! - The simulator moves no clock of its own.
 
 use crate::contract::{Access, Fence, Span, Transport, TransportError, Window, WindowId};
+use crate::region::Regions;
 use parking_lot::Mutex;
 use protocol::base::{Instant, Millis, RawSpan, SegmentId, SessionId, StableMemory, Via, copy_into};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-
-use crate::region::Regions;
 
 /// How a revoked window loses what is still under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,12 +193,13 @@ impl Transport for SimNetwork {
 
     fn close_session(&self, session: SessionId) -> Fence {
         let mut weakest = Fence::Done;
-        for window in self.regions.windows_of(session) {
+        for window in self.regions.close_session(session) {
             weakest = weakest.weaker(self.fence(window));
         }
-        if weakest == Fence::Done && self.regions.windows_of(session).is_empty() {
-            self.regions.forget_session(session);
-        }
+        self.regions.forget_session(session);
         weakest
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,3 +221,6 @@ impl PeerBuffer {
         self.mapping.span(usize::try_from(offset).ok()?, usize::try_from(len).ok()?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,3 +143,44 @@ pub(super) fn map(fd: impl AsFd, len: usize, populate: Populate, writable: bool)
     let mapped = if writable { options.map_raw(fd) } else { options.map_raw_read_only(fd) };
     Ok(Mapping { raw: mapped.map_err(|source| ShmError::Os { act: "map shared memory", source })?, len })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::base::{copy_from, copy_into};
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_sealed_segment_is_written_by_its_maker_and_nobody_else() {
+        let fd = create("segment", 8192).expect("made");
+        let own = Arc::new(map(&fd, 8192, Populate::Now, true).expect("mapped"));
+        seal_segment(&fd).expect("sealed");
+        let peer = Arc::new(map_read_only(&fd, 8192, Populate::Now).expect("mapped"));
+        let crc = copy_into(&[7; 4096], &own.span(4096, 4096).expect("inside"));
+        let mut seen = [0; 4096];
+        assert_eq!(copy_from(&peer.span(4096, 4096).expect("inside"), &mut seen), crc);
+        assert!(seen == [7; 4096]);
+
+        assert!(map(&fd, 8192, Populate::Lazy, true).is_err(), "a second writable mapping");
+        assert_eq!(rustix::io::pwrite(&fd, b"x", 0), Err(Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&fd, 4096), Err(Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&fd, 16384), Err(Errno::PERM));
+        assert!(seal_segment(&fd).is_err(), "sealed for good");
+    }
+
+    #[test]
+    fn what_could_shrink_or_is_shorter_than_said_is_not_mapped() {
+        let fd = create("segment", 4096).expect("made");
+        let refused = map_read_only(&fd, 4096, Populate::Lazy).expect_err("unsealed");
+        assert!(matches!(refused, ShmError::Unsealed), "{refused}");
+        seal_segment(&fd).expect("sealed");
+        let refused = map_read_only(&fd, 4097, Populate::Lazy).expect_err("short");
+        assert!(matches!(refused, ShmError::Short { claimed: 4097, actual: 4096 }), "{refused}");
+        assert!(matches!(map_read_only(&fd, 0, Populate::Lazy), Err(ShmError::Length(0))));
+        let (pipe, _write_end) = std::io::pipe().expect("a pipe");
+        assert!(matches!(map_read_only(&pipe, 1, Populate::Lazy), Err(ShmError::Os { .. })));
+        let mapping = Arc::new(map_read_only(&fd, 4096, Populate::Lazy).expect("mapped"));
+        assert!(mapping.span(0, 4097).is_none());
+        assert!(mapping.span(usize::MAX, 2).is_none());
+    }
+}

@@ -55,10 +55,50 @@ impl Transport for ShmTransport {
 
     fn close_session(&self, session: SessionId) -> Fence {
         let mut weakest = Fence::Done;
-        for window in self.regions.windows_of(session) {
+        for window in self.regions.close_session(session) {
             weakest = weakest.weaker(self.fence(window));
         }
         self.regions.forget_session(session);
         weakest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::anonymous;
+
+    const SESSION: SessionId = SessionId(1);
+
+    fn shm(write_mode: WriteMode) -> ShmTransport {
+        let shm = ShmTransport::new(write_mode);
+        for segment in [5, 6] {
+            shm.register(SegmentId(segment), anonymous(4096)).expect("registered");
+        }
+        shm.open_session(SESSION).expect("opened");
+        shm
+    }
+
+    #[test]
+    fn a_reader_is_told_the_descriptor_and_cannot_be_fenced() {
+        let shm = shm(WriteMode::Copy);
+        let span = Span { segment: SegmentId(6), offset: 64, length: 100 };
+        let window = shm.open(SESSION, Access::Read, span).expect("lent");
+        assert_eq!((window.fd, window.remote, window.span), (Some(1), None, span));
+        assert_eq!(shm.fence(window.id), Fence::Verify);
+        assert_eq!(shm.fence(window.id), Fence::Done, "forgotten");
+    }
+
+    #[test]
+    fn only_arena_mode_lends_for_writing_and_cannot_take_it_back() {
+        let span = Span { segment: SegmentId(5), offset: 0, length: 4096 };
+        let refused = shm(WriteMode::Copy).open(SESSION, Access::Write, span);
+        assert!(matches!(refused, Err(TransportError::Local(_))), "{refused:?}");
+        let shm = shm(WriteMode::Arena);
+        shm.open(SESSION, Access::Write, span).expect("lent");
+        assert_eq!(shm.close_session(SESSION), Fence::Verify);
+        assert_eq!(shm.close_session(SESSION), Fence::Done);
+        let refused = shm.open(SESSION, Access::Write, span);
+        assert!(matches!(refused, Err(TransportError::Peer(_))), "{refused:?}");
     }
 }

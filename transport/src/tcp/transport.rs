@@ -81,12 +81,54 @@ impl Transport for TcpTransport {
 
     fn close_session(&self, session: SessionId) -> Fence {
         let mut weakest = Fence::Done;
-        for window in self.regions.windows_of(session) {
+        for window in self.regions.close_session(session) {
             weakest = weakest.weaker(self.fence(window));
         }
         if weakest == Fence::Done {
             self.regions.forget_session(session);
         }
         weakest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::anonymous;
+
+    const SESSION: SessionId = SessionId(1);
+
+    #[test]
+    fn a_fence_is_pending_exactly_while_a_write_is_applied() {
+        let tcp = TcpTransport::new();
+        tcp.register(SegmentId(0), anonymous(4096)).expect("registered");
+        tcp.open_session(SESSION).expect("opened");
+        let span = Span { segment: SegmentId(0), offset: 0, length: 4096 };
+        let window = tcp.open(SESSION, Access::Write, span).expect("lent").id;
+        let first = tcp.apply(SESSION, window, Access::Write, 0, 100).expect("allowed");
+        let second = tcp.apply(SESSION, window, Access::Write, 100, 100).expect("allowed");
+        assert_eq!((first.bytes().len(), second.bytes().len()), (100, 100));
+        assert_eq!(tcp.fence(window), Fence::Pending);
+        assert!(tcp.apply(SESSION, window, Access::Write, 200, 1).is_err(), "revoked");
+        drop(first);
+        assert_eq!(tcp.fence(window), Fence::Pending);
+        drop(second);
+        assert_eq!(tcp.fence(window), Fence::Done);
+    }
+
+    #[test]
+    fn a_session_is_closed_when_its_last_access_has_ended() {
+        let tcp = TcpTransport::new();
+        tcp.register(SegmentId(0), anonymous(4096)).expect("registered");
+        tcp.open_session(SESSION).expect("opened");
+        let span = Span { segment: SegmentId(0), offset: 0, length: 64 };
+        let window = tcp.open(SESSION, Access::Read, span).expect("lent").id;
+        tcp.open(SESSION, Access::Write, span).expect("lent");
+        let applying = tcp.apply(SESSION, window, Access::Read, 0, 64).expect("allowed");
+        assert_eq!(tcp.close_session(SESSION), Fence::Pending);
+        assert!(tcp.open(SESSION, Access::Read, span).is_err(), "closing");
+        drop(applying);
+        assert_eq!(tcp.close_session(SESSION), Fence::Done);
+        tcp.open_session(SESSION).expect("forgotten");
     }
 }

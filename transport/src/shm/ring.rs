@@ -30,6 +30,8 @@
 //!   [`RingError::Corrupt`]; no index from the peer can lead outside the memory.
 //! - No wake is lost, and none is sent to a peer that is awake.
 //! - The memory is sealed before the peer gets it: it can neither shrink nor grow.
+//! - Neither side reads its eventfd, so a peer that drains it cannot make a read block. One that makes the descriptor
+//!   blocking and fills the count could make a wake block: a peer runs as the same user, who could stop us anyway.
 
 mod blocking;
 mod end;

@@ -10,6 +10,7 @@
 mod bare;
 mod bulk;
 mod chart;
+mod compare;
 mod cpu;
 mod endpoint;
 mod keys;
@@ -25,6 +26,7 @@ mod progress;
 mod report;
 mod ring;
 mod rounds;
+mod server;
 mod small;
 mod table;
 mod trace;
@@ -50,6 +52,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Compare(Box<compare::Args>),
     Limits(limits::Args),
     /// The other process of a bare pair. Started by this tool only.
     #[command(hide = true)]
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
 /// `true` if everything was right.
 fn run(cli: &Cli) -> Result<bool> {
     let report = match &cli.command {
+        Command::Compare(args) => compare::run(args)?,
         Command::Limits(args) => limits::run(args)?,
         Command::BareServer => return bare::process::serve().map(|()| true),
     };

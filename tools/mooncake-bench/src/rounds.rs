@@ -151,9 +151,7 @@ impl Show {
             }
             Self::CpuByte => format!("{:.0}", figure(Turn::cpu_ms_a_gb)?),
             Self::CpuOp => format!("{:.2}", figure(Turn::cpu_us_an_op)?),
-            Self::ServerCpuOp => {
-                format!("{:.2}", figure(|turn| turn.server_cpu_s * 1e6 / crate::number::real(turn.ops.max(1)))?)
-            }
+            Self::ServerCpuOp => format!("{:.2}", figure(Turn::server_cpu_us_an_op)?),
         })
     }
 }

@@ -88,6 +88,11 @@ impl Turn {
         (self.client_cpu_s + self.server_cpu_s) * 1e12 / real(self.bytes.max(1))
     }
 
+    /// CPU of the server, us an operation.
+    pub(crate) fn server_cpu_us_an_op(&self) -> f64 {
+        self.server_cpu_s * 1e6 / real(self.ops.max(1))
+    }
+
     /// CPU of client and server, us an operation.
     pub(crate) fn cpu_us_an_op(&self) -> f64 {
         (self.client_cpu_s + self.server_cpu_s) * 1e6 / real(self.ops.max(1))

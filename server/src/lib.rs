@@ -1,4 +1,25 @@
 //! Decisions: connections, leases, placement. The only crate that knows RESP, storage and transport together.
+//!
+//! Role: a command goes down through the layers once and comes back once: `conn` frames it, `dispatch` finds its function
+//! in `handler`, which talks to `storage` and `transport`.
 
 pub mod cli;
 pub mod config;
+
+mod bulk;
+mod clients;
+mod clock;
+mod conn;
+mod dispatch;
+mod error;
+mod glob;
+mod handler;
+mod listen;
+mod node;
+mod run;
+mod session;
+mod stats;
+mod worker;
+
+pub use node::Node;
+pub use run::run;

@@ -149,6 +149,21 @@ unsafe impl StableMemory for PlainMemory {
     }
 }
 
+/// Lends the bytes of a published object. Only for spans in memory that the server alone writes, and only while
+/// something keeps the slot from being reused: [`crate::ReadGuard`] is both.
+pub(crate) fn lend(span: &RawSpan) -> &[u8] {
+    // SAFETY: the span keeps its memory mapped for the borrow; it is initialised; a published slot is not written again
+    // before its last user is gone, and clients map the segment read-only.
+    unsafe { std::slice::from_raw_parts(span.as_ptr(), span.len()) }
+}
+
+/// Lends the bytes of a slot to its one writer: a reservation, or a write of a range that no other overlaps.
+pub(crate) fn lend_mut(span: &mut RawSpan) -> &mut [u8] {
+    // SAFETY: the span keeps its memory mapped for the borrow; it is initialised; the store hands a range out to one
+    // writer at a time and to no reader before publication.
+    unsafe { std::slice::from_raw_parts_mut(span.as_ptr(), span.len()) }
+}
+
 /// The store's own view of a segment.
 #[derive(Clone)]
 pub(crate) struct Memory(Arc<dyn StableMemory>);

@@ -16,7 +16,7 @@ use crate::dram::space::Space;
 use crate::entry::flag;
 use crate::error::StoreError;
 use crate::lru::Stamp;
-use crate::place::Place;
+use crate::place::{PAGE, Place, extent_pages};
 use crate::slot::Slot;
 use crate::sync::Ordering;
 use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, Millis, SessionId};
@@ -77,8 +77,8 @@ enum State {
 pub(crate) struct Grant {
     pub(crate) slot: Slot,
     state: State,
-    /// Writes into the slot in flight.
-    writers: u32,
+    /// Ranges of the payload that are being written. They never overlap: each is one writer's alone.
+    writing: Vec<std::ops::Range<u64>>,
     /// Somebody may write without asking us, until `fenced`.
     exposed: bool,
     pub(crate) deadline: Instant,
@@ -148,6 +148,22 @@ pub(crate) enum Begun {
     Done(Committed),
 }
 
+/// Gives back the pages that a payload shorter than reserved does not need. A small slot keeps its size.
+fn shorten(slot: &mut Slot, length: u64, space: &Space) {
+    if let Place::Extent { payload } = slot.place {
+        let (had, needs) = (extent_pages(slot.length, slot.key.len()), extent_pages(length, slot.key.len()));
+        if needs < had {
+            let pages = u32::try_from(had - needs).expect("extents fit a segment");
+            space.free(payload.plus(needs * PAGE), pages);
+            let bytes = (had - needs) * PAGE;
+            slot.charge -= bytes;
+            slot.account.discharge(bytes);
+            space.states.reserved.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+    slot.length = length;
+}
+
 impl Shard {
     /// Gives `session` the right to write `slot`.
     pub(crate) fn grant(
@@ -165,7 +181,7 @@ impl Shard {
                 break id;
             }
         };
-        let grant = Grant { slot, state: State::Open, writers: 0, exposed, deadline, session, terms };
+        let grant = Grant { slot, state: State::Open, writing: Vec::new(), exposed, deadline, session, terms };
         self.grants.open.insert(id, grant);
         self.grants.queue.push(deadline, id);
         let open = &self.grants.open;
@@ -181,7 +197,7 @@ impl Shard {
         session: SessionId,
         offset: u64,
         length: u64,
-    ) -> Result<(Place, usize), StoreError> {
+    ) -> Result<(Place, usize, Generation), StoreError> {
         let grant = self.grants.open.get_mut(&id.0).ok_or(StoreError::NoGrant)?;
         if grant.session != session || grant.state == State::Ending || grant.deadline <= now {
             return Err(StoreError::NoGrant);
@@ -193,21 +209,25 @@ impl Shard {
         if end > grant.slot.length {
             return Err(StoreError::Range { offset, end, len: ByteLen(grant.slot.length) });
         }
-        grant.writers += 1;
-        Ok((grant.slot.place, grant.slot.key.len()))
+        if grant.writing.iter().any(|other| offset < other.end && other.start < end) {
+            return Err(StoreError::Busy);
+        }
+        grant.writing.push(offset..end);
+        Ok((grant.slot.place, grant.slot.key.len(), grant.slot.generation))
     }
 
     /// A write is over. Frees the slot if that was all it waited for.
-    pub(crate) fn end_write(&mut self, id: GrantId, space: &Space) {
+    pub(crate) fn end_write(&mut self, id: GrantId, offset: u64, length: u64, space: &Space) {
         let grant = self.grants.open.get_mut(&id.0).expect("a write keeps its grant");
-        assert!(grant.writers > 0, "writes are counted");
-        grant.writers -= 1;
+        let range = offset..offset + length;
+        let at = grant.writing.iter().position(|other| *other == range).expect("writes are known");
+        grant.writing.swap_remove(at);
         self.settle_ending(id, space);
     }
 
     fn settle_ending(&mut self, id: GrantId, space: &Space) {
         let Some(grant) = self.grants.open.get(&id.0) else { return };
-        if grant.state == State::Ending && grant.writers == 0 && !grant.exposed {
+        if grant.state == State::Ending && grant.writing.is_empty() && !grant.exposed {
             let grant = self.grants.open.remove(&id.0).expect("looked up above");
             space.states.quarantine.fetch_sub(grant.slot.charge, Ordering::Relaxed);
             self.free_slot(grant.slot, space);
@@ -230,13 +250,14 @@ impl Shard {
         if grant.session != session || grant.state == State::Ending || grant.deadline <= now {
             return Err(StoreError::NoGrant);
         }
-        if grant.state == State::Sealing || grant.writers > 0 {
+        if grant.state == State::Sealing || !grant.writing.is_empty() {
             return Err(StoreError::Busy);
         }
-        if let Some(length) = length
-            && length != grant.slot.length
-        {
-            return Err(StoreError::Range { offset: 0, end: length, len: ByteLen(grant.slot.length) });
+        if let Some(length) = length {
+            if length > grant.slot.length {
+                return Err(StoreError::Range { offset: 0, end: length, len: ByteLen(grant.slot.length) });
+            }
+            shorten(&mut grant.slot, length, space);
         }
         grant.state = State::Sealing;
         space.states.reserved.fetch_sub(grant.slot.charge, Ordering::Relaxed);
@@ -284,6 +305,15 @@ impl Shard {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Aborts all grants of a session. Looks at every grant of the shard.
+    pub(crate) fn end_session_grants(&mut self, session: SessionId, space: &Space) {
+        let ended: Vec<u64> =
+            self.grants.open.iter().filter(|(_, grant)| grant.session == session).map(|(&id, _)| id).collect();
+        for id in ended {
+            self.abort(GrantId(id), session, space);
         }
     }
 

@@ -104,6 +104,15 @@ impl Shard {
         true
     }
 
+    /// Ends all leases of a session. Looks at every lease of the shard.
+    pub(crate) fn end_session_leases(&mut self, session: SessionId, space: &Space) {
+        let ended: Vec<u64> =
+            self.leases.held.iter().filter(|(_, lease)| lease.session == session).map(|(&id, _)| id).collect();
+        for id in ended {
+            self.release(LeaseId(id), session, space);
+        }
+    }
+
     /// Ends the leases that ran out.
     pub(crate) fn end_leases(&mut self, now: Instant, space: &Space) {
         while let Some(id) = self.leases.queue.pop_due(now) {

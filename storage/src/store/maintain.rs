@@ -7,7 +7,7 @@ use crate::lru::List;
 use crate::place::Position;
 use crate::shard::Counters;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use protocol::base::{ByteLen, GrantId, Instant, Millis};
+use protocol::base::{ByteLen, GrantId, Instant, Millis, SessionId};
 
 /// Objects that one reservation may evict before it gives up.
 const VICTIMS_MAX: usize = 1 << 16;
@@ -166,6 +166,16 @@ impl Store {
         }
         self.evict_to_watermark(now);
         fences
+    }
+
+    /// Ends everything a session was lent: its connection is gone. Costs a look at every lease and grant of the store.
+    pub fn end_session(&self, session: SessionId) {
+        for shard in 0..self.0.shard_count() {
+            self.0.with(shard, |shard, space| {
+                shard.end_session_leases(session, space);
+                shard.end_session_grants(session, space);
+            });
+        }
     }
 
     fn evict_to_watermark(&self, now: Instant) {

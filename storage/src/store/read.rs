@@ -1,6 +1,7 @@
 //! Reading: values in band, guards over large ones, leases, prefix lookups.
 
 use super::Store;
+use crate::dram::memory;
 use crate::dram::space::Space;
 use crate::error::StoreError;
 use crate::place::Place;
@@ -61,6 +62,11 @@ impl ReadGuard {
     /// The object's bytes.
     pub fn span(&self) -> &RawSpan {
         &self.span
+    }
+
+    /// The object's bytes, to be sent from where they lie. They do not change while this lives.
+    pub fn bytes(&self) -> &[u8] {
+        memory::lend(&self.span)
     }
 
     /// Bytes of payload.

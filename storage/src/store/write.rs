@@ -1,7 +1,7 @@
 //! Writing: reservations, grants, sealing, publication.
 
 use super::{Store, check_key};
-use crate::dram::slab;
+use crate::dram::{memory, slab};
 use crate::dram::slot::SMALL_HEADER;
 use crate::error::StoreError;
 use crate::lru::Stamp;
@@ -52,6 +52,8 @@ pub struct GrantTerms {
 pub struct Reservation {
     store: Store,
     slot: Option<Slot>,
+    /// Keeps what `bytes_mut` lends mapped.
+    span: Option<RawSpan>,
 }
 
 /// A write into a granted slot. The slot stays while this lives.
@@ -60,7 +62,9 @@ pub struct WriteGuard {
     store: Store,
     shard: usize,
     grant: GrantId,
+    offset: u64,
     span: RawSpan,
+    generation: Generation,
 }
 
 /// A granted slot that nobody may write any more, to be checked. Dropped unfinished, its grant is aborted.
@@ -176,7 +180,7 @@ impl Store {
     ) -> Result<Reservation, StoreError> {
         let charge = self.charge_for(key, length, account)?;
         match self.take_slot(now, key, length, charge, account) {
-            Ok(slot) => Ok(Reservation { store: self.clone(), slot: Some(slot) }),
+            Ok(slot) => Ok(Reservation { store: self.clone(), slot: Some(slot), span: None }),
             Err(error) => {
                 self.uncharge(charge, account);
                 Err(error)
@@ -197,16 +201,7 @@ impl Store {
         account: &Arc<Account>,
         terms: GrantTerms,
     ) -> Result<Granted, StoreError> {
-        if terms.terms.condition == Condition::IfAbsent {
-            let parent = self.parent_stamp(now, &terms.terms);
-            let hashed = self.hash(key);
-            self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-                let Some(index) = shard.find(now, hashed, space) else { return Ok(()) };
-                let stamp = parent.map_or_else(|| shard.stamp_at(index, now, None), Stamp::child);
-                shard.touch(index, stamp);
-                Err(StoreError::Exists { generation: shard.entries[index].generation })
-            })?;
-        }
+        self.check_absent(now, key, &terms.terms)?;
         let charge = self.charge_for(key, length, account)?;
         let slot = self.take_slot(now, key, length, charge, account).inspect_err(|_| self.uncharge(charge, account))?;
         let (generation, place, key_len) = (slot.generation, slot.place, key.len());
@@ -223,6 +218,25 @@ impl Store {
             segment: position.segment_id(),
             offset: position.offset(),
             length,
+        })
+    }
+
+    /// Refuses early what publication would refuse: a live object, if the terms are to find none. It is touched then, as a
+    /// reader would.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`].
+    pub fn check_absent(&self, now: Instant, key: &[u8], terms: &Terms) -> Result<(), StoreError> {
+        if terms.condition != Condition::IfAbsent {
+            return Ok(());
+        }
+        let parent = self.parent_stamp(now, terms);
+        let hashed = self.hash(key);
+        self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
+            let Some(index) = shard.find(now, hashed, space) else { return Ok(()) };
+            let stamp = parent.map_or_else(|| shard.stamp_at(index, now, None), Stamp::child);
+            shard.touch(index, stamp);
+            Err(StoreError::Exists { generation: shard.entries[index].generation })
         })
     }
 
@@ -247,15 +261,16 @@ impl Store {
         length: u64,
     ) -> Result<WriteGuard, StoreError> {
         let shard = self.of_grant(grant)?;
-        let span = self.0.with(shard, |shard, space| {
-            let (place, key_len) = shard.begin_write(now, grant, session, offset, length)?;
+        let (span, generation) = self.0.with(shard, |shard, space| {
+            let (place, key_len, generation) = shard.begin_write(now, grant, session, offset, length)?;
             let at = shard.payload_position(place, key_len);
-            Ok(space.span(at.plus(offset), length))
+            Ok((space.span(at.plus(offset), length), generation))
         })?;
-        Ok(WriteGuard { store: self.clone(), shard, grant, span })
+        Ok(WriteGuard { store: self.clone(), shard, grant, offset, span, generation })
     }
 
-    /// Closes a granted slot for writing, or finds that it was committed before. `length`, if given, must be the granted one.
+    /// Closes a granted slot for writing, or finds that it was committed before. `length`, if given,
+    /// is what was written of the granted bytes; the rest is given back.
     ///
     /// # Errors
     /// [`StoreError::NoGrant`], [`StoreError::Busy`] while a write is in flight, [`StoreError::Range`].
@@ -389,6 +404,12 @@ impl Reservation {
         }
     }
 
+    /// The memory to fill, as bytes. Nobody else knows of the slot.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let span = self.span();
+        memory::lend_mut(self.span.insert(span))
+    }
+
     /// The key it was reserved for.
     pub fn key(&self) -> &[u8] {
         &self.slot.as_ref().expect("held until published or dropped").key
@@ -424,11 +445,21 @@ impl WriteGuard {
     pub fn span(&self) -> &RawSpan {
         &self.span
     }
+
+    /// The placement's generation, once committed.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The memory to write, as bytes. No other write of the range can begin while this one lives.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        memory::lend_mut(&mut self.span)
+    }
 }
 
 impl Drop for WriteGuard {
     fn drop(&mut self) {
-        self.store.0.with(self.shard, |shard, space| shard.end_write(self.grant, space));
+        self.store.0.with(self.shard, |shard, space| shard.end_write(self.grant, self.offset, self.span.len() as u64, space));
     }
 }
 

@@ -1,0 +1,449 @@
+//! One RESP connection: bytes in, commands run, replies out.
+//!
+//! Data flow: read into a buffer that the worker's connections share; frame and run every complete command in it; send
+//! the replies in one call; keep what is left over. A large value is the exception: its bytes go from the socket straight
+//! into its reserved slot, and from a slot straight to the socket.
+//!
+//! Invariants:
+//! - A connection runs no command while replies beyond the pause length wait: a client that does not read is not served.
+//! - A declared length is charged to the client before a byte of it is received.
+//! - After a malformed frame nothing more is read from the connection.
+
+pub(crate) mod output;
+pub(crate) mod ring;
+pub(crate) mod stream;
+
+use crate::dispatch::{self, Ctx, Flow};
+use crate::error::refused;
+use crate::session::Session;
+use crate::stats::bump;
+use bytes::{Buf, BytesMut};
+use output::Output;
+use protocol::base::Crc;
+use protocol::command::CommandId;
+use protocol::resp::{Framer, Limits, Step, WireError};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use storage::Reservation;
+use stream::{Detached, Stream};
+
+/// Bytes of the worker's shared read buffer.
+const SCRATCH_LEN: usize = 64 * 1024;
+/// Bytes of a large value received by one call: what the checksum then finds in the cache.
+const RECEIVE_LEN_MAX: usize = 256 * 1024;
+/// From this length on a value makes its connection a bulk one.
+pub(crate) const BULKY_LEN_MIN: u64 = 64 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice());
+}
+
+/// A large argument that was received outside the buffer.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// In a slot of its own, with this checksum.
+    Slot(Reservation, Crc),
+    /// There was no room for it: its bytes were thrown away.
+    Refused(WireError),
+}
+
+/// What comes next on a connection.
+#[derive(Debug)]
+enum Next {
+    Read,
+    /// Send first, then go on with what the buffer holds.
+    Flush,
+    /// Receive argument `arg` of `len` bytes, which begins at `at` of the buffer.
+    Receive { arg: usize, len: u64, at: usize },
+    /// Something that takes time.
+    Wait(dispatch::Job),
+    Close,
+}
+
+/// Why serving ended here.
+pub(crate) enum Exit {
+    Closed,
+    /// Another worker serves it better.
+    Move(Box<Moving>, usize),
+}
+
+/// A connection between two workers.
+pub(crate) struct Moving {
+    socket: Detached,
+    state: State,
+}
+
+impl Moving {
+    pub(crate) fn node(&self) -> std::sync::Arc<crate::node::Node> {
+        std::sync::Arc::clone(&self.state.session.node)
+    }
+
+    /// Registers with the runtime that this is called in.
+    pub(crate) fn attach(self) -> io::Result<Conn> {
+        Ok(Conn { stream: self.socket.attach()?, state: self.state })
+    }
+}
+
+struct State {
+    session: Session,
+    framer: Framer,
+    /// Bytes that were read and not run.
+    buffer: BytesMut,
+    output: Output,
+    /// Large arguments of the command being read.
+    taken: Vec<(usize, Taken)>,
+    /// The worker that serves it.
+    worker: usize,
+    /// Whether what was just run moves large values.
+    bulky: bool,
+    /// What ran since the clock was read.
+    ran: Vec<(CommandId, u32)>,
+}
+
+/// See the module's text.
+pub(crate) struct Conn {
+    stream: Stream,
+    state: State,
+}
+
+impl Conn {
+    pub(crate) fn new(stream: Stream, session: Session, worker: usize) -> Self {
+        let limits = limits(&session);
+        let state = State {
+            session,
+            framer: Framer::new(limits),
+            buffer: BytesMut::new(),
+            output: Output::default(),
+            taken: Vec::new(),
+            worker,
+            bulky: false,
+            ran: Vec::new(),
+        };
+        Self { stream, state }
+    }
+
+    pub(crate) fn worker(&mut self, worker: usize) {
+        self.state.worker = worker;
+    }
+
+    pub(crate) fn resp3(&mut self, resp3: bool) {
+        self.state.output.resp3 = resp3;
+    }
+
+    pub(crate) fn client(&self) -> &std::sync::Arc<crate::session::ClientInfo> {
+        &self.state.session.client
+    }
+
+    /// Serves until the connection ends or moves.
+    pub(crate) async fn serve(mut self) -> Exit {
+        let node = std::sync::Arc::clone(&self.state.session.node);
+        let worker = self.state.worker;
+        let stats = std::sync::Arc::clone(&node.workers().get(worker).stats);
+        stats.connections.fetch_add(1, Ordering::Relaxed);
+        let bulky = self.client().bulky.load(Ordering::Relaxed);
+        if bulky {
+            stats.bulky.fetch_add(1, Ordering::Relaxed);
+        }
+        let exit = self.run().await;
+        stats.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.client().bulky.load(Ordering::Relaxed) {
+            stats.bulky.fetch_sub(1, Ordering::Relaxed);
+        }
+        match exit {
+            Ok(None) => Exit::Closed,
+            Ok(Some(target)) => match self.stream.detach() {
+                Ok(socket) => Exit::Move(Box::new(Moving { socket, state: self.state }), target),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not change its worker");
+                    Exit::Closed
+                }
+            },
+            Err(error) => {
+                tracing::debug!(%error, client = self.state.session.client.id, "connection ended");
+                Exit::Closed
+            }
+        }
+    }
+
+    async fn run(&mut self) -> io::Result<Option<usize>> {
+        let mut next = if self.state.buffer.is_empty() { Next::Read } else { self.state.run_buffer(&mut self.stream) };
+        loop {
+            next = match next {
+                Next::Read => {
+                    self.flush().await?;
+                    if let Some(target) = self.better_worker() {
+                        return Ok(Some(target));
+                    }
+                    match self.fill().await? {
+                        Some(next) => next,
+                        None => return Ok(None),
+                    }
+                }
+                Next::Flush => {
+                    self.flush().await?;
+                    self.state.run_buffer(&mut self.stream)
+                }
+                Next::Receive { arg, len, at } => {
+                    self.flush().await?;
+                    self.receive(arg, len, at).await?;
+                    self.state.run_buffer(&mut self.stream)
+                }
+                Next::Wait(job) => {
+                    let State { session, output, .. } = &mut self.state;
+                    job.run(session, output).await;
+                    self.state.bulky = true;
+                    self.state.run_buffer(&mut self.stream)
+                }
+                Next::Close => {
+                    self.flush().await?;
+                    return Ok(None);
+                }
+            };
+        }
+    }
+
+    /// Reads, runs what is complete, keeps the rest. `None` at the end of the stream.
+    async fn fill(&mut self) -> io::Result<Option<Next>> {
+        let Self { stream, state } = self;
+        poll_fn(|cx| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let count = std::task::ready!(stream.poll_read(cx, scratch))?;
+                if count == 0 {
+                    return Poll::Ready(Ok(None));
+                }
+                state.arrived(count);
+                Poll::Ready(Ok(Some(if state.buffer.is_empty() {
+                    let (consumed, next) = state.run_commands(&scratch[..count], stream);
+                    state.buffer.extend_from_slice(&scratch[consumed..count]);
+                    next
+                } else {
+                    state.buffer.extend_from_slice(&scratch[..count]);
+                    state.run_buffer(stream)
+                })))
+            })
+        })
+        .await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.state.output.pending() == 0 {
+            return Ok(());
+        }
+        let client = &self.state.session.client;
+        let node = &self.state.session.node;
+        client.progress_ms.store(node.now_ms(), Ordering::Relaxed);
+        client.pending.store(self.state.output.buffered() as u64, Ordering::Relaxed);
+        let stats = &node.workers().get(self.state.worker).stats;
+        let mut first = true;
+        self.stream
+            .flush(&mut self.state.output, |count| {
+                stats.net_out.add(count as u64);
+                bump(&client.bytes_out, count as u64);
+                if !std::mem::take(&mut first) {
+                    client.progress_ms.store(node.now_ms(), Ordering::Relaxed);
+                }
+            })
+            .await?;
+        client.pending.store(0, Ordering::Relaxed);
+        client.progress_ms.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Receives a large argument into a slot of its own, or throws it away if it gets none.
+    async fn receive(&mut self, arg: usize, len: u64, at: usize) -> io::Result<()> {
+        self.state.bulky = self.state.bulky || len >= BULKY_LEN_MIN;
+        self.state.session.client.progress_ms.store(self.state.session.node.now_ms().max(1), Ordering::Relaxed);
+        let node = std::sync::Arc::clone(&self.state.session.node);
+        let client = std::sync::Arc::clone(&self.state.session.client);
+        let key = self.state.framer.args(&self.state.buffer).bytes(arg - 1).unwrap_or_default();
+        let reserved = node.store.reserve(node.now(), key, len, &self.state.session.bond.account);
+        let total = usize::try_from(len).map_err(io::Error::other)?;
+        let buffered = total.min(self.state.buffer.len() - at);
+        let mut crc = Crc::default();
+        let mut done = buffered;
+        let taken = match reserved {
+            Ok(mut slot) => {
+                let bytes = slot.bytes_mut();
+                bytes[..buffered].copy_from_slice(&self.state.buffer[at..at + buffered]);
+                crc = crc.extend(&bytes[..buffered]);
+                while done < total {
+                    let end = total.min(done + RECEIVE_LEN_MAX);
+                    let count = self.stream.read(&mut bytes[done..end]).await?;
+                    if count == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    crc = crc.extend(&bytes[done..done + count]);
+                    done += count;
+                    self.state.received(&node, &client, count);
+                }
+                Taken::Slot(slot, crc)
+            }
+            Err(error) => {
+                let mut waste = vec![0; RECEIVE_LEN_MAX.min(total)];
+                while done < total {
+                    let end = waste.len().min(total - done);
+                    let count = self.stream.read(&mut waste[..end]).await?;
+                    if count == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    done += count;
+                    self.state.received(&node, &client, count);
+                }
+                Taken::Refused(refused(error))
+            }
+        };
+        // What came after the value in the buffer moves up to where the value began.
+        let state = &mut self.state;
+        let len_before = state.buffer.len();
+        state.buffer.copy_within(at + buffered..len_before, at);
+        state.buffer.truncate(len_before - buffered);
+        state.framer.take_bulk();
+        state.taken.push((arg, taken));
+        Ok(())
+    }
+
+    /// Where this connection is better served. Asked between requests only.
+    fn better_worker(&mut self) -> Option<usize> {
+        if !std::mem::take(&mut self.state.bulky) || matches!(self.stream, Stream::Ring(_)) {
+            return None;
+        }
+        let client = &self.state.session.client;
+        let node = &self.state.session.node;
+        let here = self.state.worker;
+        if !client.bulky.swap(true, Ordering::Relaxed) {
+            node.workers().get(here).stats.bulky.fetch_add(1, Ordering::Relaxed);
+        }
+        node.workers().better_for_bulk(here)
+    }
+}
+
+impl State {
+    fn arrived(&self, count: usize) {
+        let client = &self.session.client;
+        self.session.node.workers().get(self.worker).stats.net_in.add(count as u64);
+        bump(&client.bytes_in, count as u64);
+    }
+
+    /// Some bytes of a large value came.
+    fn received(&self, node: &crate::node::Node, client: &crate::session::ClientInfo, count: usize) {
+        node.workers().get(self.worker).stats.net_in.add(count as u64);
+        bump(&client.bytes_in, count as u64);
+        client.progress_ms.store(node.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Runs what the connection's own buffer holds.
+    fn run_buffer(&mut self, stream: &mut Stream) -> Next {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let (consumed, next) = self.run_commands(&buffer, stream);
+        buffer.advance(consumed);
+        if buffer.is_empty() && buffer.capacity() > SCRATCH_LEN {
+            buffer = BytesMut::new();
+        }
+        self.buffer = buffer;
+        next
+    }
+
+    /// Runs the complete commands at the start of `bytes`. Returns how many bytes they took and what comes next.
+    fn run_commands(&mut self, bytes: &[u8], stream: &mut Stream) -> (usize, Next) {
+        let node = std::sync::Arc::clone(&self.session.node);
+        let stats = &*node.workers().get(self.worker).stats;
+        let now = node.now();
+        let now_ms = now.0 / 1_000_000;
+        let pause = usize::try_from(node.hot.output_pause.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        let mut start = 0;
+        let mut commands = 0;
+        let next = loop {
+            match self.framer.poll(&bytes[start..]) {
+                Ok(Step::Incomplete) => break Next::Read,
+                Ok(Step::Command { consumed }) => {
+                    let flow = dispatch::execute(Ctx {
+                        node: &node,
+                        session: &mut self.session,
+                        output: &mut self.output,
+                        args: self.framer.args(&bytes[start..]),
+                        taken: &mut self.taken,
+                        stream,
+                        stats,
+                        now,
+                        bulky: &mut self.bulky,
+                        ran: &mut self.ran,
+                    });
+                    self.framer.reset();
+                    self.taken.clear();
+                    start += consumed;
+                    commands += 1;
+                    match flow {
+                        Flow::Go if self.output.pending() >= pause => break Next::Flush,
+                        Flow::Go => {}
+                        Flow::Relimit => self.framer.set_limits(limits(&self.session)),
+                        Flow::Wait(job) => break Next::Wait(job),
+                        Flow::Close => break Next::Close,
+                    }
+                }
+                Ok(Step::Bulk { arg, len, at }) => {
+                    if dispatch::streams(self.framer.args(&bytes[start..]), arg) {
+                        break Next::Receive { arg, len, at };
+                    }
+                    if let Err(error) = self.framer.buffer_bulk() {
+                        break self.malformed(error);
+                    }
+                }
+                Err(error) => break self.malformed(error),
+            }
+        };
+        if commands > 0 {
+            stats.commands.add(commands);
+            let client = &self.session.client;
+            client.active_ms.store(now_ms, Ordering::Relaxed);
+            bump(&client.commands, commands);
+            self.account_time(stats, now, commands);
+        }
+        // Inside a request its bytes must keep coming; between requests there is all the time in the world.
+        let inside = matches!(next, Next::Receive { .. }) || (matches!(next, Next::Read) && self.framer.is_mid_command());
+        let inside = inside || (matches!(next, Next::Read) && start < bytes.len());
+        self.session.client.progress_ms.store(if inside { now_ms.max(1) } else { 0 }, Ordering::Relaxed);
+        (start, next)
+    }
+
+    /// Shares the time since `since` among the commands that ran. Two readings of the clock a batch are all that costs.
+    fn account_time(&mut self, stats: &crate::stats::WorkerStats, since: protocol::base::Instant, commands: u64) {
+        let spent = self.session.node.now().micros_floor().saturating_sub(since.micros_floor());
+        for (id, count) in self.ran.drain(..) {
+            bump(&stats.of(id).usec, spent * u64::from(count) / commands);
+        }
+    }
+
+    fn malformed(&mut self, error: protocol::resp::ProtocolError) -> Next {
+        self.session.node.stats.protocol_errors.add(1);
+        if let Some(error) = error.reply() {
+            self.output.writer().wire_error(&error);
+        }
+        Next::Close
+    }
+}
+
+/// What a client may send, before and after it said who it is.
+pub(crate) fn limits(session: &Session) -> Limits {
+    let config = session.node.config.read();
+    let len = |len: protocol::base::ByteLen| usize::try_from(len.get()).unwrap_or(usize::MAX);
+    if session.authenticated {
+        Limits {
+            args_max: config.args_max.max(2 * config.batch_items_max + 32),
+            arg_len_max: len(config.arg_len_max),
+            bulk_len_max: config.object_len_max.get(),
+            inline_len_max: len(config.arg_len_max),
+            stream_len_min: len(config.stream_len_min),
+        }
+    } else {
+        Limits {
+            args_max: config.preauth_args_max,
+            arg_len_max: len(config.preauth_len_max),
+            bulk_len_max: config.preauth_len_max.get(),
+            inline_len_max: len(config.preauth_len_max),
+            stream_len_min: usize::MAX,
+        }
+    }
+}

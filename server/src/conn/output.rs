@@ -1,0 +1,143 @@
+//! Replies on their way out: small ones in a buffer, large values from where they lie.
+//!
+//! Invariants:
+//! - Bytes go out in the order they were put in; a guarded value holds its slot until its last byte was taken by the socket.
+//! - No payload of a large value is copied here.
+
+use bytes::BytesMut;
+use protocol::resp::Writer;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use storage::ReadGuard;
+
+/// Most bytes of one large value handed to the socket in one call. Longer calls are slower: the receiver waits, then the
+/// sender does.
+const PIECE_LEN_MAX: usize = 1 << 20;
+/// Slices of one call.
+pub(crate) const SLICES_MAX: usize = 32;
+/// A buffer that grew beyond this is given back once it is sent.
+const BUFFER_KEPT_MAX: usize = 256 * 1024;
+
+#[derive(Debug)]
+struct Held {
+    /// Offset in the buffer before which the value goes.
+    at: usize,
+    value: ReadGuard,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    buffer: BytesMut,
+    /// Bytes of the buffer that are sent.
+    head: usize,
+    held: VecDeque<Held>,
+    /// Bytes of the first held value that are sent.
+    held_sent: usize,
+    held_len: usize,
+    pub(crate) resp3: bool,
+}
+
+impl Output {
+    /// Writes replies into the buffer.
+    pub(crate) fn writer(&mut self) -> Writer<'_> {
+        Writer::new(&mut self.buffer, self.resp3)
+    }
+
+    /// A bulk string whose bytes are those of a guarded value.
+    pub(crate) fn value(&mut self, value: ReadGuard) {
+        self.writer().bulk_header(value.len() as u64);
+        self.held_len += value.len();
+        self.held.push_back(Held { at: self.buffer.len(), value });
+        self.writer().bulk_end();
+    }
+
+    /// Bytes that are not sent yet, those of guarded values included.
+    pub(crate) fn pending(&self) -> usize {
+        self.buffer.len() - self.head + self.held_len
+    }
+
+    /// Bytes that take memory of their own.
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffer.len() - self.head
+    }
+
+    /// Where the buffer ends: for [`Output::forget`].
+    pub(crate) fn mark(&self) -> (usize, usize) {
+        (self.buffer.len(), self.held.len())
+    }
+
+    /// Takes back what was put in since the mark: `CLIENT REPLY OFF`.
+    pub(crate) fn forget(&mut self, (buffer, held): (usize, usize)) {
+        self.buffer.truncate(buffer);
+        for dropped in self.held.drain(held..) {
+            self.held_len -= dropped.value.len();
+        }
+    }
+
+    /// What to send next.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+        let mut count = 0;
+        let mut position = self.head;
+        let mut sent = self.held_sent;
+        for held in &self.held {
+            if count + 2 > SLICES_MAX {
+                return count;
+            }
+            if held.at > position {
+                slices[count] = IoSlice::new(&self.buffer[position..held.at]);
+                count += 1;
+                position = held.at;
+            }
+            let rest = &held.value.bytes()[sent..];
+            sent = 0;
+            if rest.len() > PIECE_LEN_MAX {
+                slices[count] = IoSlice::new(&rest[..PIECE_LEN_MAX]);
+                return count + 1;
+            }
+            slices[count] = IoSlice::new(rest);
+            count += 1;
+        }
+        if position < self.buffer.len() && count < SLICES_MAX {
+            slices[count] = IoSlice::new(&self.buffer[position..]);
+            count += 1;
+        }
+        count
+    }
+
+    /// The socket took `count` bytes.
+    pub(crate) fn advance(&mut self, mut count: usize) {
+        while count > 0 {
+            let until = self.held.front().map_or(self.buffer.len(), |held| held.at);
+            if self.head < until {
+                let step = count.min(until - self.head);
+                self.head += step;
+                count -= step;
+                continue;
+            }
+            let held = self.held.front().expect("no more is sent than was put in");
+            let left = held.value.len() - self.held_sent;
+            let step = count.min(left);
+            self.held_sent += step;
+            count -= step;
+            self.held_len -= step;
+            if step == left {
+                self.held.pop_front();
+                self.held_sent = 0;
+            }
+        }
+        // An empty value has nothing to take.
+        while self.held.front().is_some_and(|held| held.value.is_empty() && held.at <= self.head) {
+            self.held.pop_front();
+        }
+        if self.pending() == 0 {
+            self.head = 0;
+            self.held.clear();
+            if self.buffer.capacity() > BUFFER_KEPT_MAX {
+                self.buffer = BytesMut::new();
+            } else {
+                self.buffer.clear();
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! From a command's name to the function that runs it: one `match`, nothing else decided here.
+//!
+//! Invariants:
+//! - Before the client said who it is, only commands flagged `no_auth` run.
+//! - Every command answers exactly one reply, or asks the connection to wait for a [`Job`] that does.
+
+use crate::conn::Taken;
+use crate::conn::output::Output;
+use crate::conn::stream::Stream;
+use crate::handler;
+pub(crate) use crate::handler::job::Job;
+use crate::node::Node;
+use crate::session::{ReplyMode, Session};
+use crate::stats::{WorkerStats, bump};
+use protocol::base::Instant;
+use protocol::command::{self, CommandId, Flags, Spec};
+use protocol::resp::{Args, ErrorWord, WireError, Writer};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What a command may use.
+pub(crate) struct Ctx<'a> {
+    pub(crate) node: &'a Arc<Node>,
+    pub(crate) session: &'a mut Session,
+    pub(crate) output: &'a mut Output,
+    /// The command's words, its name first.
+    pub(crate) args: Args<'a>,
+    /// Large arguments that were received outside the buffer.
+    pub(crate) taken: &'a mut Vec<(usize, Taken)>,
+    pub(crate) stream: &'a mut Stream,
+    pub(crate) stats: &'a WorkerStats,
+    /// When the bytes of this command were looked at.
+    pub(crate) now: Instant,
+    /// Set by commands that move large values.
+    pub(crate) bulky: &'a mut bool,
+    /// Commands that ran since the clock was read: runs of one command and how long they are.
+    pub(crate) ran: &'a mut Vec<(CommandId, u32)>,
+}
+
+impl<'a> Ctx<'a> {
+    /// Writes the reply.
+    pub(crate) fn reply(&mut self) -> Writer<'_> {
+        self.output.writer()
+    }
+
+    /// The bytes of a word that is there and was not received elsewhere.
+    pub(crate) fn word(&self, index: usize) -> Result<&'a [u8], WireError> {
+        self.args.bytes(index).ok_or_else(WireError::syntax)
+    }
+}
+
+/// What the connection does after a command.
+#[derive(Debug)]
+pub(crate) enum Flow {
+    /// On to the next one.
+    Go,
+    /// The client's limits have changed.
+    Relimit,
+    /// Wait for this first.
+    Wait(Job),
+    /// Send what there is, then end.
+    Close,
+}
+
+/// Whether argument `arg` of the command being read is a value that has a slot to go to.
+pub(crate) fn streams(args: Args<'_>, arg: usize) -> bool {
+    args.bytes(0).and_then(command::lookup).is_some_and(|spec| spec.values.contains(arg))
+}
+
+/// Runs one command.
+pub(crate) fn execute(mut ctx: Ctx<'_>) -> Flow {
+    let Some(name) = ctx.args.bytes(0) else { return Flow::Go };
+    let mode = ctx.session.reply_mode;
+    let mark = ctx.output.mark();
+    let flow = match command::lookup(name) {
+        Some(spec) => run_spec(&mut ctx, spec),
+        None => {
+            ctx.stats.errors.add(1);
+            let error = if ctx.session.authenticated { unknown(&ctx.args) } else { no_auth() };
+            ctx.reply().wire_error(&error);
+            Flow::Go
+        }
+    };
+    // The mode before the command counts, so that `CLIENT REPLY SKIP` skips the next and `ON` is answered.
+    match mode {
+        ReplyMode::On => {}
+        ReplyMode::Off if ctx.session.reply_mode == ReplyMode::On => {}
+        ReplyMode::Off => ctx.output.forget(mark),
+        ReplyMode::SkipNext => {
+            ctx.output.forget(mark);
+            if ctx.session.reply_mode == ReplyMode::SkipNext {
+                ctx.session.reply_mode = ReplyMode::On;
+            }
+        }
+    }
+    flow
+}
+
+fn no_auth() -> WireError {
+    WireError::new(ErrorWord::NoAuth, "Authentication required.")
+}
+
+fn unknown(args: &Args<'_>) -> WireError {
+    let show = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).into_owned();
+    let name = args.bytes(0).map(show).unwrap_or_default();
+    let mut text = format!("unknown command '{name}', with args beginning with: ");
+    for arg in args.iter().skip(1) {
+        if text.len() >= 256 {
+            break;
+        }
+        text.push('\'');
+        text.push_str(&arg.bytes().map(show).unwrap_or_default());
+        text.push_str("' ");
+    }
+    WireError::err(text)
+}
+
+fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
+    // A container's subcommand is what counts and what is refused.
+    let (spec, known) = match ctx.args.bytes(1) {
+        Some(word) if !spec.subcommands.is_empty() => match spec.subcommand(word) {
+            Some(sub) => (sub, true),
+            None => (spec, false),
+        },
+        _ => (spec, true),
+    };
+    ctx.session.client.last_command.store(spec.id as u64, Ordering::Relaxed);
+    let stat = ctx.stats.of(spec.id);
+    if !ctx.session.authenticated && !spec.flags.contains(Flags::NO_AUTH) {
+        bump(&stat.rejected, 1);
+        ctx.reply().wire_error(&no_auth());
+        return Flow::Go;
+    }
+    let result = if known {
+        spec.check_arity(ctx.args.len()).and_then(|()| handler::run(ctx, spec))
+    } else {
+        let word = ctx.args.bytes(1).map(|word| String::from_utf8_lossy(&word[..word.len().min(128)]).into_owned());
+        let name = spec.full_name.to_ascii_uppercase();
+        Err(WireError::err(format!("unknown subcommand '{}'. Try {name} HELP.", word.unwrap_or_default())))
+    };
+    bump(&stat.calls, 1);
+    match ctx.ran.last_mut() {
+        Some((id, count)) if *id == spec.id => *count += 1,
+        _ => ctx.ran.push((spec.id, 1)),
+    }
+    match result {
+        Ok(flow) => flow,
+        Err(error) => {
+            bump(&stat.failed, 1);
+            ctx.stats.errors.add(1);
+            ctx.reply().wire_error(&error);
+            Flow::Go
+        }
+    }
+}

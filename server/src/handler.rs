@@ -1,0 +1,144 @@
+//! Commands: one straight-line function each, a family a file. The only code that talks to store and transport at once.
+
+pub(crate) mod attach;
+pub(crate) mod client;
+pub(crate) mod command_cmd;
+pub(crate) mod config_cmd;
+pub(crate) mod connection;
+pub(crate) mod diagnose;
+pub(crate) mod expire;
+pub(crate) mod generic;
+pub(crate) mod info;
+pub(crate) mod job;
+pub(crate) mod lease;
+pub(crate) mod memory;
+pub(crate) mod node_cmd;
+pub(crate) mod object;
+pub(crate) mod pin;
+pub(crate) mod server;
+pub(crate) mod string;
+
+use crate::dispatch::{Ctx, Flow};
+use protocol::command::{CommandId as Id, Spec};
+use protocol::resp::WireError;
+
+/// Runs the function of a command. One more command is one more line here, one in the table, and its function.
+pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireError> {
+    match spec.id {
+        Id::Get => string::get(ctx),
+        Id::Set => string::set(ctx),
+        Id::MGet => string::mget(ctx),
+        Id::MSet => string::mset(ctx),
+        Id::StrLen => string::strlen(ctx),
+        Id::GetRange => string::getrange(ctx),
+
+        Id::Put => object::put(ctx),
+        Id::Commit => object::commit(ctx),
+        Id::Abort => object::abort(ctx),
+        Id::MPut => object::mput(ctx),
+        Id::MCommit => object::mcommit(ctx),
+        Id::Stat => node_cmd::stat(ctx),
+        Id::Lease => lease::lease(ctx),
+        Id::Renew => lease::renew(ctx),
+        Id::Release => lease::release(ctx),
+        Id::MLease => lease::mlease(ctx),
+        Id::MRelease => lease::mrelease(ctx),
+        Id::Lookup => lease::lookup(ctx),
+        Id::Pin => pin::pin(ctx),
+        Id::Unpin => pin::unpin(ctx),
+        Id::Attach => attach::attach(ctx),
+        Id::Detach => attach::detach(ctx),
+
+        Id::Node => node_cmd::node(ctx),
+        Id::SegmentList => node_cmd::segment_list(ctx),
+        Id::TierList => node_cmd::tier_list(ctx),
+        Id::TierAttach => node_cmd::tier_attach(ctx),
+        Id::TierDetach => node_cmd::tier_detach(ctx),
+        Id::Evict => node_cmd::evict(ctx),
+        Id::Diagnose => diagnose::diagnose(ctx),
+
+        Id::Exists => generic::exists(ctx),
+        Id::Del => generic::del(ctx),
+        Id::Unlink => generic::unlink(ctx),
+        Id::Touch => generic::touch(ctx),
+        Id::Type => generic::type_(ctx),
+        Id::Keys => generic::keys(ctx),
+        Id::Scan => generic::scan(ctx),
+        Id::RandomKey => generic::random_key(ctx),
+        Id::ObjectEncoding => generic::object_encoding(ctx),
+        Id::ObjectIdleTime => generic::object_idle_time(ctx),
+        Id::ObjectFreq => generic::object_freq(ctx),
+        Id::ObjectRefCount => generic::object_ref_count(ctx),
+        Id::ObjectHelp => generic::object_help(ctx),
+
+        Id::Ttl => expire::ttl(ctx),
+        Id::Pttl => expire::pttl(ctx),
+        Id::Expire | Id::PExpire | Id::ExpireAt | Id::PExpireAt => expire::expire(ctx, spec.id),
+        Id::ExpireTime | Id::PExpireTime => expire::expire_time(ctx, spec.id),
+        Id::Persist => expire::persist(ctx),
+
+        Id::Ping => connection::ping(ctx),
+        Id::Echo => connection::echo(ctx),
+        Id::Hello => connection::hello(ctx),
+        Id::Auth => connection::auth(ctx),
+        Id::Select => connection::select(ctx),
+        Id::Quit => connection::quit(ctx),
+        Id::Reset => connection::reset(ctx),
+        Id::ClientId => client::client_id(ctx),
+        Id::ClientInfo => client::client_info(ctx),
+        Id::ClientList => client::client_list(ctx),
+        Id::ClientKill => client::client_kill(ctx),
+        Id::ClientSetName => client::client_set_name(ctx),
+        Id::ClientGetName => client::client_get_name(ctx),
+        Id::ClientSetInfo => client::client_set_info(ctx),
+        Id::ClientNoEvict => client::client_no_evict(ctx),
+        Id::ClientNoTouch => client::client_no_touch(ctx),
+        Id::ClientReply => client::client_reply(ctx),
+
+        Id::Command => command_cmd::command(ctx),
+        Id::CommandCount => command_cmd::command_count(ctx),
+        Id::CommandDocs => command_cmd::command_docs(ctx),
+        Id::CommandInfo => command_cmd::command_info(ctx),
+        Id::CommandGetKeys => command_cmd::command_get_keys(ctx),
+        Id::CommandList => command_cmd::command_list(ctx),
+        Id::ConfigGet => config_cmd::config_get(ctx),
+        Id::ConfigSet => config_cmd::config_set(ctx),
+        Id::ConfigResetStat => config_cmd::config_reset_stat(ctx),
+        Id::ConfigRewrite => config_cmd::config_rewrite(ctx),
+        Id::Info => info::info(ctx),
+        Id::DbSize => server::db_size(ctx),
+        Id::Time => server::time(ctx),
+        Id::Role => server::role(ctx),
+        Id::LastSave => server::last_save(ctx),
+        Id::FlushAll => server::flush_all(ctx),
+        Id::FlushDb => server::flush_db(ctx),
+        Id::MemoryUsage => memory::memory_usage(ctx),
+        Id::MemoryStats => memory::memory_stats(ctx),
+        Id::MemoryDoctor => memory::memory_doctor(ctx),
+        Id::SlowLogGet => server::slow_log_get(ctx),
+        Id::SlowLogLen => server::slow_log_len(ctx),
+        Id::SlowLogReset => server::slow_log_reset(ctx),
+        Id::LatencyLatest => server::latency_latest(ctx),
+        Id::LatencyHistory => server::latency_history(ctx),
+        Id::LatencyReset => server::latency_reset(ctx),
+        Id::ModuleList => server::module_list(ctx),
+        Id::FunctionFlush => server::function_flush(ctx),
+        Id::FunctionList => server::function_list(ctx),
+        Id::DebugSleep => server::debug_sleep(ctx),
+        Id::Shutdown => server::shutdown(ctx),
+        Id::Wait => server::wait(ctx),
+
+        // Containers without a subcommand: the arity check of their subcommands answered already, except for the bare name.
+        Id::Segment
+        | Id::Tier
+        | Id::Object
+        | Id::Client
+        | Id::Config
+        | Id::Memory
+        | Id::SlowLog
+        | Id::Latency
+        | Id::Module
+        | Id::Function
+        | Id::Debug => Err(WireError::arity(spec.full_name)),
+    }
+}

@@ -1,0 +1,142 @@
+//! Bulk sessions: shared memory and TCP.
+
+use crate::conn::Conn;
+use crate::conn::ring::RingStream;
+use crate::conn::stream::Stream;
+use crate::dispatch::{Ctx, Flow};
+use crate::session::{ClientInfo, ReplyMode, Session};
+use protocol::base::ByteLen;
+use protocol::command::Attach;
+use protocol::resp::{ErrorWord, WireError};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::Duration;
+use transport::shm::{FDS_PER_MESSAGE_MAX, PeerBuffer, Populate, RingFds, RingLayout, create_ring, peer_uid};
+
+fn no_transport(text: impl std::fmt::Display) -> WireError {
+    WireError::new(ErrorWord::NoTransport, text.to_string())
+}
+
+/// `ATTACH SHM [BUFFERS n] | TCP | RDMA …`
+pub(crate) fn attach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    match Attach::parse(&ctx.args)? {
+        Attach::Shm { buffers } => attach_shm(ctx, buffers as usize),
+        Attach::Tcp => attach_tcp(ctx),
+    }
+}
+
+fn attach_tcp(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let bulk = ctx.node.addresses().bulk.ok_or_else(|| no_transport("bulk TCP is turned off (`bulk-listen`)"))?;
+    let token = ctx.node.bulk.open(&ctx.session.bond);
+    ctx.session.bond.lend();
+    let mut reply = ctx.output.writer();
+    reply.map(3);
+    reply.field("session").bulk_display(ctx.session.bond.id);
+    reply.field("token").bulk(token.to_hex().as_bytes());
+    reply.field("port").count(u64::from(bulk.port()));
+    Ok(Flow::Go)
+}
+
+fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
+    let (ring_len, quota, spin) = {
+        let config = ctx.node.config.read();
+        (config.shm_ring_len, config.shm_buffer_len_max, config.shm_spin_us)
+    };
+    let Some(unix) = ctx.stream.unix() else {
+        return Err(no_transport("shared memory is attached on the Unix socket, which passes descriptors"));
+    };
+    let arrived = std::mem::take(&mut unix.arrived);
+    if ctx.session.bond.has_shm() {
+        return Err(WireError::new(ErrorWord::Busy, "this connection has a shared-memory session: DETACH first"));
+    }
+    let uid = peer_uid(unix.as_fd()).map_err(|error| no_transport(format_args!("who are you? {error}")))?;
+    if uid != rustix::process::geteuid().as_raw() && uid != 0 {
+        return Err(WireError::new(ErrorWord::Denied, "shared memory is for processes of the server's own user"));
+    }
+    if arrived.len() != count {
+        return Err(WireError::new(ErrorWord::Denied, format!("BUFFERS {count}, but {} descriptors came with it", arrived.len())));
+    }
+    let mut buffers = Vec::with_capacity(count);
+    let mut left = quota;
+    for fd in arrived {
+        let buffer = PeerBuffer::adopt(fd, left, Populate::Lazy)
+            .map_err(|error| WireError::new(ErrorWord::Denied, format!("a buffer was refused: {error}")))?;
+        left = ByteLen(left.get().saturating_sub(buffer.len() as u64));
+        buffers.push(buffer);
+    }
+    let len = u32::try_from(ring_len.get()).map_err(|_| WireError::err("shm-ring-len is too long"))?;
+    let layout = RingLayout::new(len, len).ok_or_else(|| WireError::err("shm-ring-len is no power of two"))?;
+    let ring = create_ring(layout).map_err(|error| no_transport(error))?;
+    if ctx.node.segments.len() + RingFds::COUNT > FDS_PER_MESSAGE_MAX {
+        return Err(no_transport("too many segments to pass: raise `segment-len`"));
+    }
+    let mut leaving = Vec::with_capacity(ctx.node.segments.len() + RingFds::COUNT);
+    let duplicate = |fd: std::os::fd::BorrowedFd<'_>| {
+        fd.try_clone_to_owned().map_err(|error| no_transport(format_args!("no descriptor left: {error}")))
+    };
+    for segment in &ctx.node.segments {
+        leaving.push(duplicate(segment.as_fd())?);
+    }
+    for fd in ring.fds.as_fds() {
+        leaving.push(duplicate(fd)?);
+    }
+    let stream = RingStream::new(ring.end, ring.event, Duration::from_micros(spin.0))
+        .map_err(|error| no_transport(format_args!("the ring cannot be watched: {error}")))?;
+    let unix = ctx.stream.unix().expect("looked up above");
+    // Those that wait go with the next byte that is sent, which is this reply's or an earlier one's: the client takes them
+    // from wherever they come.
+    unix.leaving.append(&mut leaving);
+
+    ctx.session.bond.attach_shm(buffers);
+    ctx.session.bond.lend();
+    let info = &ctx.session.client;
+    let client = ClientInfo::new(ctx.node.clients.take_id(), format!("ring:{}", info.id), info.laddr.clone(), -1, ctx.now.0 / 1_000_000);
+    ctx.node.clients.insert(Arc::clone(&client));
+    let session = Session {
+        node: Arc::clone(ctx.node),
+        bond: Arc::clone(&ctx.session.bond),
+        client: Arc::clone(&client),
+        authenticated: ctx.session.authenticated,
+        reply_mode: ReplyMode::On,
+        owns_bond: false,
+    };
+    let worker = usize::try_from(ctx.session.client.worker.load(std::sync::atomic::Ordering::Relaxed)).unwrap_or(0);
+    let mut conn = Conn::new(Stream::Ring(Box::new(stream)), session, worker);
+    conn.resp3(ctx.output.resp3);
+    let task = tokio::spawn(async move {
+        conn.serve().await;
+    });
+    client.served_by(task.abort_handle());
+    ctx.session.bond.adopt(task.abort_handle());
+
+    let mode = match ctx.node.config.read().shm_write {
+        crate::config::ShmWrite::Copy => "copy",
+        crate::config::ShmWrite::Arena => "arena",
+    };
+    let (segments, buffers) = (ctx.node.segments.clone(), ctx.session.bond.buffer_count());
+    let mut reply = ctx.output.writer();
+    reply.map(5);
+    reply.field("session").bulk_display(ctx.session.bond.id);
+    reply.field("mode").bulk(mode.as_bytes());
+    reply.field("ring-length").count(ring_len.get());
+    reply.field("buffers").count(buffers as u64);
+    reply.field("segments").array(segments.len());
+    for (index, segment) in segments.iter().enumerate() {
+        use protocol::base::StableMemory as _;
+        reply.map(3);
+        reply.field("segment").count(index as u64);
+        reply.field("fd").count(index as u64);
+        reply.field("length").count(segment.len() as u64);
+    }
+    Ok(Flow::Go)
+}
+
+/// `DETACH`: ends the bulk session with all that was lent in it.
+pub(crate) fn detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let bond = Arc::clone(&ctx.session.bond);
+    let had = bond.has_shm() || bond.token().is_some();
+    bond.detach(ctx.node);
+    ctx.node.store.end_session(bond.id);
+    ctx.reply().integer(i64::from(had));
+    Ok(Flow::Go)
+}

@@ -1,0 +1,225 @@
+//! Two-phase writes: `PUT` grants a slot, `COMMIT` seals it.
+//!
+//! Invariants:
+//! - A checksum is computed over bytes that the client cannot reach any more: the slot is closed first, and what comes
+//!   from the client's own memory is checked as it is stored.
+//! - In a batch one item's error is that item's.
+
+use super::job::{Job, PIECE_LEN_MAX, Sealing, Storing};
+use crate::conn::BULKY_LEN_MIN;
+use crate::dispatch::{Ctx, Flow};
+use crate::error::refused;
+use protocol::base::{ByteLen, Crc, Locator, Millis, RawSpan, SegmentId, Via};
+use protocol::command::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
+use protocol::resp::{ErrorWord, WireError, Writer};
+use storage::{Committed, Condition, GrantTerms, Granted, Seal, Terms};
+
+/// How the bytes will travel: what was asked for, if this connection has it.
+pub(crate) fn choose(ctx: &Ctx<'_>, via: ViaChoice) -> Result<Via, WireError> {
+    let shm = ctx.session.bond.has_shm();
+    match via {
+        ViaChoice::Auto => Ok(if shm { Via::Shm } else { Via::Tcp }),
+        ViaChoice::Only(Via::Shm) if shm => Ok(Via::Shm),
+        ViaChoice::Only(Via::Shm) => {
+            Err(WireError::new(ErrorWord::NoTransport, "no shared-memory session: ATTACH SHM on the Unix socket first"))
+        }
+        ViaChoice::Only(Via::Tcp) if ctx.node.addresses().bulk.is_some() => Ok(Via::Tcp),
+        ViaChoice::Only(Via::Tcp) => Err(WireError::new(ErrorWord::NoTransport, "bulk TCP is turned off (`bulk-listen`)")),
+        ViaChoice::Only(Via::Rdma) => Err(WireError::new(ErrorWord::NoTransport, "this node has no RDMA")),
+    }
+}
+
+fn terms(ctx: &Ctx<'_>, options: &PutOptions<'_>, parent: Option<&[u8]>) -> Result<Terms, WireError> {
+    if options.durable {
+        return Err(WireError::new(ErrorWord::Denied, "DURABLE needs a flash tier, and this node has none"));
+    }
+    let soft_max = ctx.node.config.read().soft_pin_ms_max;
+    if options.soft_pin.is_some_and(|span| span > soft_max) {
+        return Err(WireError::new(ErrorWord::TooBig, format!("a soft pin lasts at most {soft_max}")));
+    }
+    Ok(Terms {
+        condition: if options.replace { Condition::Always } else { Condition::IfAbsent },
+        keep_ttl: false,
+        expires: options.ttl.map(|span| ctx.now + span),
+        parent: parent.map(Into::into),
+        soft_pin: options.soft_pin.map(|span| ctx.now + span),
+        pin: options.pin,
+    })
+}
+
+/// The client's memory that a source names.
+fn source(ctx: &Ctx<'_>, from: ShmSource, len: u64) -> Result<RawSpan, WireError> {
+    let buffer = ctx
+        .session
+        .bond
+        .buffer(from.fd as usize)
+        .ok_or_else(|| WireError::new(ErrorWord::Denied, format!("no buffer {} was attached", from.fd)))?;
+    buffer.span(from.offset, len).ok_or_else(|| {
+        WireError::new(
+            ErrorWord::Denied,
+            format!("{len} bytes at {} run past the buffer's {}", from.offset, ByteLen(buffer.len() as u64)),
+        )
+    })
+}
+
+fn grant(ctx: &mut Ctx<'_>, key: &[u8], len: ByteLen, via: Via, terms: Terms) -> Result<Granted, WireError> {
+    protocol::command::check_key(key)?;
+    let deadline = ctx.now + ctx.node.config.read().grant_ms;
+    let session = ctx.session.bond.id;
+    // Over TCP the server applies each write itself, in copy mode it copies: nobody else can write the slot.
+    debug_assert!(via != Via::Rdma, "RDMA is refused before");
+    let granted = ctx
+        .node
+        .store
+        .grant(ctx.now, key, len.get(), &ctx.session.bond.account, GrantTerms { session, deadline, exposed: false, terms })
+        .map_err(refused)?;
+    ctx.session.bond.lend();
+    Ok(granted)
+}
+
+pub(crate) fn write_locator(reply: &mut Writer<'_>, locator: &Locator) {
+    reply.map(5 + usize::from(locator.fd.is_some()));
+    reply.field("node").bulk(locator.node.0.as_bytes());
+    reply.field("via").bulk(locator.via.word().as_bytes());
+    reply.field("segment").count(u64::from(locator.segment.0));
+    reply.field("offset").count(locator.offset);
+    reply.field("length").count(locator.length);
+    if let Some(fd) = locator.fd {
+        reply.field("fd").count(u64::from(fd));
+    }
+}
+
+fn write_grant(ctx: &mut Ctx<'_>, via: Via, granted: &Granted) {
+    let span = Millis(granted.deadline.left_at(ctx.now).0);
+    let locator = locator(ctx, via, granted.segment, granted.offset, granted.length, via == Via::Shm);
+    let mut reply = ctx.reply();
+    reply.map(4);
+    reply.field("grant").bulk_display(granted.grant);
+    reply.field("generation").count(granted.generation.0);
+    reply.field("deadline-ms").count(span.0);
+    reply.field("locators").array(1);
+    write_locator(&mut reply, &locator);
+}
+
+pub(crate) fn locator(ctx: &Ctx<'_>, via: Via, segment: SegmentId, offset: u64, length: u64, own_memory: bool) -> Locator {
+    ctx.node.locator(via, segment, offset, length, own_memory)
+}
+
+/// The map that `COMMIT` answers.
+pub(crate) fn write_committed(reply: &mut Writer<'_>, committed: &Committed) {
+    reply.map(3);
+    reply.field("key").bulk(&committed.key);
+    reply.field("generation").count(committed.generation.0);
+    reply.field("length").count(committed.length.get());
+}
+
+/// `PUT key LEN n [options] [CRC hex8 FROM fd offset]`
+pub(crate) fn put(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let put = Put::parse(&ctx.args)?;
+    let terms = terms(ctx, &put.options, put.options.parent)?;
+    *ctx.bulky = *ctx.bulky || put.len.get() >= BULKY_LEN_MIN;
+    if let Some((crc, from)) = put.write {
+        return put_from(ctx, &put, terms, crc, from);
+    }
+    let via = choose(ctx, put.options.via)?;
+    let granted = grant(ctx, put.key, put.len, via, terms)?;
+    write_grant(ctx, via, &granted);
+    Ok(Flow::Go)
+}
+
+/// Reserves, copies from the client's memory and publishes in one exchange.
+fn put_from(ctx: &mut Ctx<'_>, put: &Put<'_>, terms: Terms, claimed: Crc, from: ShmSource) -> Result<Flow, WireError> {
+    protocol::command::check_key(put.key)?;
+    let source = source(ctx, from, put.len.get())?;
+    let store = &ctx.node.store;
+    store.check_absent(ctx.now, put.key, &terms).map_err(refused)?;
+    let slot = store.reserve(ctx.now, put.key, put.len.get(), &ctx.session.bond.account).map_err(refused)?;
+    let storing = Storing { slot, source, claimed, terms };
+    if put.len.get() > PIECE_LEN_MAX as u64 {
+        return Ok(Flow::Wait(Job::Store(Box::new(storing))));
+    }
+    ctx.node.stats.shm_in.add(put.len.get());
+    let committed = storing.store_now(ctx.now).map_err(refused)?;
+    write_committed(&mut ctx.reply(), &committed);
+    Ok(Flow::Go)
+}
+
+/// What a commit has to do, or its remembered answer.
+fn begin(ctx: &mut Ctx<'_>, commit: &Commit) -> Result<Result<Sealing, Committed>, WireError> {
+    let session = ctx.session.bond.id;
+    let seal = ctx
+        .node
+        .store
+        .seal(ctx.now, commit.grant, session, commit.bytes.map(ByteLen::get))
+        .map_err(refused)?;
+    let guard = match seal {
+        Seal::Done(committed) => return Ok(Err(committed)),
+        Seal::Begun(guard) => guard,
+    };
+    let len = guard.span().len() as u64;
+    *ctx.bulky = *ctx.bulky || len >= BULKY_LEN_MIN;
+    let source = commit.from.map(|from| source(ctx, from, len)).transpose()?;
+    if source.is_some() {
+        ctx.node.stats.shm_in.add(len);
+    }
+    Ok(Ok(Sealing { guard, source, claimed: commit.crc }))
+}
+
+/// `COMMIT grant CRC hex8 [BYTES n] [FROM fd offset]`
+pub(crate) fn commit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let commit = Commit::parse(&ctx.args)?;
+    let committed = match begin(ctx, &commit)? {
+        Err(committed) => committed,
+        Ok(sealing) if sealing.guard.span().len() > PIECE_LEN_MAX => return Ok(Flow::Wait(Job::Seal(Box::new(sealing)))),
+        Ok(sealing) => sealing.seal_now(ctx.now).map_err(refused)?,
+    };
+    write_committed(&mut ctx.reply(), &committed);
+    Ok(Flow::Go)
+}
+
+/// `ABORT grant`
+pub(crate) fn abort(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let abort = Abort::parse(&ctx.args)?;
+    let aborted = ctx.node.store.abort(abort.grant, ctx.session.bond.id);
+    ctx.reply().integer(i64::from(aborted));
+    Ok(Flow::Go)
+}
+
+fn check_batch(ctx: &Ctx<'_>, items: usize) -> Result<(), WireError> {
+    let max = ctx.node.config.read().batch_items_max;
+    if items > max {
+        return Err(WireError::new(ErrorWord::TooBig, format!("{items} items are more than the {max} of one batch")));
+    }
+    Ok(())
+}
+
+/// `MPUT n key len … [options]`: the order of the keys tells a chain, which `PARENT` begins.
+pub(crate) fn mput(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let batch = MPut::parse(&ctx.args)?;
+    check_batch(ctx, batch.items.len())?;
+    let via = choose(ctx, batch.options.via)?;
+    ctx.reply().array(batch.items.len());
+    let mut parent = batch.options.parent;
+    for &(key, len) in &batch.items {
+        *ctx.bulky = *ctx.bulky || len.get() >= BULKY_LEN_MIN;
+        let granted = terms(ctx, &batch.options, parent).and_then(|terms| grant(ctx, key, len, via, terms));
+        match granted {
+            Ok(granted) => write_grant(ctx, via, &granted),
+            Err(error) => ctx.reply().wire_error(&error),
+        }
+        parent = Some(key);
+    }
+    Ok(Flow::Go)
+}
+
+/// `MCOMMIT grant hex8 …`
+pub(crate) fn mcommit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let batch = MCommit::parse(&ctx.args)?;
+    check_batch(ctx, batch.items.len())?;
+    ctx.reply().array(batch.items.len());
+    let mut begun = Vec::with_capacity(batch.items.len());
+    for &(grant, crc) in &batch.items {
+        begun.push(begin(ctx, &Commit { grant, crc, bytes: None, from: None }));
+    }
+    Ok(Flow::Wait(Job::SealBatch(begun)))
+}

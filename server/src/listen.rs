@@ -1,0 +1,231 @@
+//! Listeners: who may connect, and which worker serves them.
+
+use crate::bulk;
+use crate::conn::stream::{Stream, UnixPart};
+use crate::conn::{Conn, Exit};
+use crate::node::{Addresses, Node};
+use crate::session::{Bond, ClientInfo, ReplyMode, Session};
+use anyhow::Context as _;
+use protocol::base::SessionId;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+/// Connections that the kernel may hold until they are accepted.
+const BACKLOG: i32 = 1024;
+/// Pause after the process ran out of descriptors, so that the accept loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The sockets of a node, bound and not yet served.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    resp: std::net::TcpListener,
+    bulk: Option<std::net::TcpListener>,
+    unix: Option<std::os::unix::net::UnixListener>,
+}
+
+fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A socket file may be left from a killed server; anything else there is somebody's.
+fn bind_unix(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        anyhow::ensure!(found.file_type().is_socket(), "{} exists and is no socket", path.display());
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            anyhow::bail!("{} is served by another process: choose another `unix-socket`", path.display());
+        }
+        std::fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("restrict {}", path.display()))?;
+    listener.set_nonblocking(true).context("listen on the Unix socket")?;
+    Ok(listener)
+}
+
+impl Listeners {
+    /// Binds every address of the configuration and publishes them.
+    pub(crate) fn bind(node: &Node) -> anyhow::Result<Self> {
+        let config = node.config.read();
+        let resp = bind(config.listen).with_context(|| {
+            format!("listen on {}: is another server there? (`--port` or `listen` choose another address)", config.listen)
+        })?;
+        let resp_addr = resp.local_addr().context("own address")?;
+        let bulk = config
+            .bulk_addr(resp_addr.port())
+            .map(|addr| bind(addr).with_context(|| format!("listen on {addr} for bulk TCP (`bulk-listen`)")))
+            .transpose()?;
+        let unix_path = config.unix_socket_path(resp_addr.port());
+        let unix = unix_path.as_deref().map(bind_unix).transpose()?;
+        let addresses = Addresses {
+            resp: Some(resp_addr),
+            bulk: bulk.as_ref().and_then(|bulk| bulk.local_addr().ok()),
+            unix: unix_path,
+        };
+        node.addresses.set(addresses).expect("a node listens once");
+        Ok(Self { resp, bulk, unix })
+    }
+
+    /// Serves all of them until the node stops.
+    pub(crate) async fn serve(self, node: Arc<Node>) -> io::Result<()> {
+        let resp = TcpListener::from_std(self.resp)?;
+        let bulk = self.bulk.map(TcpListener::from_std).transpose()?;
+        let unix = self.unix.map(UnixListener::from_std).transpose()?;
+        tokio::select! {
+            () = accept_resp(&node, resp) => {}
+            () = async { match bulk { Some(bulk) => accept_bulk(&node, bulk).await, None => std::future::pending().await } } => {}
+            () = async { match unix { Some(unix) => accept_unix(&node, unix).await, None => std::future::pending().await } } => {}
+            () = node.stopped() => {}
+        }
+        if let Some(path) = &node.addresses().unix {
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+}
+
+async fn pause(error: io::Error) {
+    tracing::warn!(%error, "cannot accept: raise the limit on open files (LimitNOFILE, ulimit -n) or lower maxclients");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+async fn accept_resp(node: &Arc<Node>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                let laddr = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
+                let fd = socket.as_raw_fd();
+                tune(&socket, node);
+                if node.config.read().protected_mode && !peer.ip().is_loopback() && !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed) {
+                    refuse(socket, b"-DENIED this server is in protected mode: set `requirepass`, or connect from the same host, or set `protected-mode = false` if every client is trusted\r\n");
+                    continue;
+                }
+                admit(node, Incoming::Tcp(socket), peer.to_string(), laddr, fd);
+            }
+            Err(error) => pause(error).await,
+        }
+    }
+}
+
+async fn accept_unix(node: &Arc<Node>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let path = node.addresses().unix.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+                let fd = socket.as_raw_fd();
+                admit(node, Incoming::Unix(socket), format!("{path}:0"), path, fd);
+            }
+            Err(error) => pause(error).await,
+        }
+    }
+}
+
+async fn accept_bulk(node: &Arc<Node>, listener: TcpListener) {
+    let mut next = 0;
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                tune(&socket, node);
+                let Ok(socket) = socket.into_std() else { continue };
+                next = (next + 1) % node.workers().len();
+                let serving = Arc::clone(node);
+                node.workers().spawn(next, async move {
+                    match TcpStream::from_std(socket) {
+                        Ok(socket) => bulk::serve(serving, socket).await,
+                        Err(error) => tracing::warn!(%error, "adopt a bulk connection"),
+                    }
+                });
+            }
+            Err(error) => pause(error).await,
+        }
+    }
+}
+
+fn tune(socket: &TcpStream, node: &Node) {
+    let _ = socket.set_nodelay(true);
+    let seconds = node.config.read().tcp_keepalive.0;
+    if seconds > 0 {
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(seconds)).with_interval(Duration::from_secs(seconds.div_ceil(3)));
+        let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+    }
+}
+
+fn refuse(socket: TcpStream, words: &[u8]) {
+    // One small write into an empty socket buffer: it fits, or the peer has gone.
+    let _ = socket.try_write(words);
+}
+
+enum Incoming {
+    Tcp(TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: i32) {
+    node.stats.connections.add(1);
+    if node.clients.len() >= node.config.read().maxclients {
+        node.stats.rejected.add(1);
+        if let Incoming::Tcp(socket) = incoming {
+            refuse(socket, b"-ERR max number of clients reached\r\n");
+        }
+        return;
+    }
+    let id = node.clients.take_id();
+    let client = ClientInfo::new(id, addr, laddr, fd, node.now_ms());
+    node.clients.insert(Arc::clone(&client));
+    let session = Session {
+        node: Arc::clone(node),
+        bond: Bond::new(SessionId(rand::random())),
+        client,
+        authenticated: !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed),
+        reply_mode: ReplyMode::On,
+        owns_bond: true,
+    };
+    let worker = node.workers().place();
+    let detached = match incoming {
+        Incoming::Tcp(socket) => Stream::Tcp(socket).detach(),
+        Incoming::Unix(socket) => Stream::Unix(UnixPart::new(socket)).detach(),
+    };
+    let Ok(detached) = detached else { return };
+    let client = Arc::clone(&session.client);
+    let task = node.workers().spawn(worker, async move {
+        match detached.attach() {
+            Ok(stream) => drive(Conn::new(stream, session, worker)).await,
+            Err(error) => tracing::warn!(%error, "adopt a connection"),
+        }
+    });
+    client.served_by(task.abort_handle());
+}
+
+/// Serves a connection here, then wherever it moves.
+pub(crate) async fn drive(conn: Conn) {
+    let client = Arc::clone(conn.client());
+    let Exit::Move(moving, target) = conn.serve().await else { return };
+    let node = moving.node();
+    let moved = Arc::clone(&client);
+    let task = node.workers().spawn(target, go_on(*moving, target));
+    moved.served_by(task.abort_handle());
+}
+
+fn go_on(moving: crate::conn::Moving, target: usize) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        match moving.attach() {
+            Ok(mut conn) => {
+                conn.worker(target);
+                drive(conn).await;
+            }
+            Err(error) => tracing::warn!(%error, "adopt a connection"),
+        }
+    })
+}

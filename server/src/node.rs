@@ -1,0 +1,185 @@
+//! The composition root: builds store and segments, introduces transports to them, starts and stops in one visible order.
+//!
+//! Start: segments, store, workers, listeners, maintenance, prefault. Stop: listeners, connections, maintenance, workers.
+
+use crate::bulk::BulkSessions;
+use crate::clients::Clients;
+use crate::clock::BootClock;
+use crate::config::Config;
+use crate::stats::NodeStats;
+use crate::worker::Workers;
+use anyhow::Context as _;
+use parking_lot::RwLock;
+use protocol::base::{Clock, Instant, Locator, NodeId, SegmentId, StableMemory, Via};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use storage::{Segment, Store, StoreConfig};
+use tokio::sync::Notify;
+
+/// What a client needs in order to choose a transport.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    pub(crate) resp: Option<SocketAddr>,
+    pub(crate) bulk: Option<SocketAddr>,
+    pub(crate) unix: Option<PathBuf>,
+}
+
+/// One running node.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) id: NodeId,
+    /// Of the machine's boot: the same on two processes means the same host.
+    pub(crate) boot_id: String,
+    pub(crate) store: Store,
+    pub(crate) segments: Vec<Arc<Segment>>,
+    pub(crate) config: RwLock<Config>,
+    pub(crate) clock: BootClock,
+    pub(crate) started: Instant,
+    pub(crate) clients: Clients,
+    pub(crate) bulk: BulkSessions,
+    pub(crate) stats: NodeStats,
+    pub(crate) workers: OnceLock<Workers>,
+    pub(crate) addresses: OnceLock<Addresses>,
+    /// Bytes of segments whose pages are there.
+    pub(crate) prefaulted: AtomicU64,
+    stopping: AtomicBool,
+    stop: Notify,
+    /// Limits that are read at every command, so that they need no lock.
+    pub(crate) hot: Hot,
+}
+
+/// Settings that the hot path reads.
+#[derive(Debug)]
+pub(crate) struct Hot {
+    pub(crate) output_pause: AtomicU64,
+    pub(crate) needs_auth: AtomicBool,
+}
+
+impl Node {
+    /// Maps the segments and makes the store. Nothing listens yet.
+    ///
+    /// # Errors
+    /// When the machine refuses the memory.
+    pub fn new(config: Config) -> anyhow::Result<Arc<Self>> {
+        let len = config.segment_size();
+        let huge = match config.huge_pages {
+            crate::config::HugePages::Auto => storage::HugePages::Auto,
+            crate::config::HugePages::Never => storage::HugePages::Never,
+            crate::config::HugePages::Always => storage::HugePages::Always,
+        };
+        let segments = (0..config.segment_count())
+            .map(|n| {
+                Segment::create(len, huge).map(Arc::new).with_context(|| {
+                    format!("segment {n} of {len}: no memory for it (set `dram` lower, or reserve huge pages if `huge-pages = always`)")
+                })
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        if segments.len() > transport::shm::fds::FDS_PER_MESSAGE_MAX - 8 {
+            tracing::warn!("{} segments are too many to pass to shared-memory clients: raise segment-len", segments.len());
+        }
+        for segment in &segments {
+            // Clients get these descriptors: from here on nobody can map them writable, nor change their length.
+            transport::shm::seal_segment(segment).context("seal a segment")?;
+        }
+        let clock = BootClock;
+        let seed = rand::random::<u64>();
+        let store_config = StoreConfig {
+            shards: config.shard_count(),
+            object_len_max: config.object_len_max,
+            capacity: config.maxmemory_len(),
+            watermark_high_percent: config.watermark_high_percent.0,
+            watermark_low_percent: config.watermark_low_percent.0,
+            reserved_percent_max: config.reserved_percent_max.0,
+            reserved_client_percent_max: config.reserved_client_percent_max.0,
+            pinned_percent_max: config.pinned_percent_max.0,
+            grace_percent_max: config.probe_grace_percent_max.0,
+            probe_grace: config.probe_grace_ms,
+            commit_memory: config.commit_memory_ms,
+            boot_epoch: crate::clock::unix_ms() / 1000,
+            seed,
+        };
+        let memories = segments.iter().map(|segment| Arc::clone(segment) as Arc<dyn StableMemory>).collect();
+        let store = Store::new(store_config, memories);
+        let id = NodeId(format!("{:016x}{:016x}{:08x}", rand::random::<u64>(), rand::random::<u64>(), rand::random::<u32>()));
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let hot = Hot {
+            output_pause: AtomicU64::new(config.output_pause_len.get()),
+            needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
+        };
+        Ok(Arc::new(Self {
+            id,
+            boot_id,
+            store,
+            segments,
+            started: clock.now(),
+            clock,
+            clients: Clients::default(),
+            bulk: BulkSessions::default(),
+            stats: NodeStats::default(),
+            workers: OnceLock::new(),
+            addresses: OnceLock::new(),
+            prefaulted: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            stop: Notify::new(),
+            hot,
+            config: RwLock::new(config),
+        }))
+    }
+
+    /// Now, by the node's clock.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Milliseconds of the node's clock.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now().0 / 1_000_000
+    }
+
+    /// Where a payload is, for a client that reaches it `via`.
+    pub(crate) fn locator(&self, via: Via, segment: SegmentId, offset: u64, length: u64, own_memory: bool) -> Locator {
+        let fd = (via == Via::Shm && !own_memory).then_some(segment.0);
+        Locator { node: self.id.clone(), via, segment, offset, length, fd, remote: None }
+    }
+
+    /// Asks the node to stop. Safe to call again.
+    pub fn shut_down(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.stop.notify_waiters();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits until the node is asked to stop.
+    pub async fn stopped(&self) {
+        let notified = self.stop.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if !self.is_stopping() {
+            notified.await;
+        }
+    }
+
+    /// Brings what `CONFIG SET` changed to where it acts.
+    pub(crate) fn apply_config(&self) {
+        let config = self.config.read();
+        self.store.set_capacity(config.maxmemory_len());
+        self.store.set_watermarks(config.watermark_high_percent.0, config.watermark_low_percent.0);
+        self.store.set_probe_grace(config.probe_grace_ms);
+        self.hot.output_pause.store(config.output_pause_len.get(), Ordering::Relaxed);
+        self.hot.needs_auth.store(!config.requirepass.is_empty(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn workers(&self) -> &Workers {
+        self.workers.get().expect("workers start before connections")
+    }
+
+    pub(crate) fn addresses(&self) -> &Addresses {
+        self.addresses.get().expect("listeners start before connections")
+    }
+}

@@ -1,0 +1,167 @@
+//! A node's life from start to stop, with its upkeep.
+
+use crate::config::Config;
+use crate::listen::Listeners;
+use crate::node::Node;
+use crate::worker::Workers;
+use anyhow::Context as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use storage::Pages;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How often clients are looked at for time-outs, and rates are sampled.
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+
+/// Runs a node until a signal or `SHUTDOWN` ends it.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let node = Node::new(config)?;
+    let workers = Workers::start(node.config.read().worker_count())?;
+    node.workers.set(workers).expect("a node starts once");
+    let listeners = Listeners::bind(&node)?;
+    announce(&node);
+    let _pid_file = PidFile::write(&node)?;
+    let prefault = start_prefault(&node)?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
+    let served = runtime.block_on(async {
+        let upkeep = tokio::spawn(upkeep(Arc::clone(&node)));
+        let signals = tokio::spawn(watch_signals(Arc::clone(&node)));
+        let served = listeners.serve(Arc::clone(&node)).await;
+        node.shut_down();
+        signals.abort();
+        upkeep.abort();
+        served
+    });
+    tracing::info!("stopping: {} connections end, what they were lent comes back", node.clients.len());
+    node.workers().stop();
+    for thread in prefault {
+        let _ = thread.join();
+    }
+    tracing::info!("stopped");
+    served.context("serve")
+}
+
+fn announce(node: &Node) {
+    let addresses = node.addresses();
+    let config = node.config.read();
+    let pages = node.segments.first().map(|segment| segment.pages());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        dram = %config.dram_total(),
+        segments = node.segments.len(),
+        huge_pages = pages == Some(Pages::Huge),
+        workers = node.workers().len(),
+        shards = config.shard_count(),
+        "node {}",
+        node.id
+    );
+    if let Some(addr) = addresses.resp {
+        tracing::info!("RESP on {addr}: redis-cli -h {} -p {}", addr.ip(), addr.port());
+    }
+    if let Some(addr) = addresses.bulk {
+        tracing::info!("bulk TCP on {addr}");
+    }
+    if let Some(path) = &addresses.unix {
+        tracing::info!("shared memory and RESP on {}", path.display());
+    }
+    if addresses.resp.is_some_and(|addr| !addr.ip().is_loopback()) && config.requirepass.is_empty() && !config.protected_mode {
+        tracing::warn!("anybody who reaches this address can read and write everything: set `requirepass`");
+    }
+}
+
+/// Touches every page beside requests, so that none of them pays for a fault.
+fn start_prefault(node: &Arc<Node>) -> anyhow::Result<Vec<std::thread::JoinHandle<()>>> {
+    let threads = node.config.read().worker_count().clamp(1, 16);
+    (0..threads)
+        .map(|part| {
+            let node = Arc::clone(node);
+            std::thread::Builder::new()
+                .name(format!("prefault-{part}"))
+                .spawn(move || {
+                    // As little of the machine as requests leave over.
+                    let _ = rustix::process::nice(10);
+                    for segment in &node.segments {
+                        use protocol::base::StableMemory as _;
+                        if node.is_stopping() {
+                            return;
+                        }
+                        match segment.prefault(part, threads) {
+                            Ok(()) => {
+                                node.prefaulted.fetch_add((segment.len() / threads) as u64, Ordering::Relaxed);
+                            }
+                            Err(error) => {
+                                tracing::error!(%error, "prefault: the machine has less memory than `dram` asks for");
+                                return;
+                            }
+                        }
+                    }
+                })
+                .context("start prefaulting")
+        })
+        .collect()
+}
+
+/// Ends what has run out, evicts to the watermark, closes clients that are stuck.
+async fn upkeep(node: Arc<Node>) {
+    let every = node.config.read().tick_ms.duration();
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sampled = tokio::time::Instant::now();
+    loop {
+        tick.tick().await;
+        let now = node.now();
+        for grant in node.store.maintain(now) {
+            // No transport of this version lets a peer write unseen, so nothing needs a fence.
+            tracing::error!("a slot waits for a fence that nobody gives");
+            node.store.fenced(grant);
+        }
+        if sampled.elapsed() >= SAMPLE_EVERY {
+            sampled = tokio::time::Instant::now();
+            let (progress, idle) = {
+                let config = node.config.read();
+                (config.progress_ms.0, config.timeout.0 * 1000)
+            };
+            let reaped = node.clients.reap(now.0 / 1_000_000, progress, idle);
+            node.stats.timeouts.add(reaped);
+            node.sampler.tick(&node, now);
+        }
+    }
+}
+
+async fn watch_signals(node: Arc<Node>) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("signals cannot be watched: stop the server with SHUTDOWN");
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => tracing::info!("SIGTERM"),
+        _ = int.recv() => tracing::info!("SIGINT"),
+    }
+    node.shut_down();
+}
+
+/// A file with our process id, gone when the node stops.
+struct PidFile(Option<std::path::PathBuf>);
+
+impl PidFile {
+    fn write(node: &Node) -> anyhow::Result<Self> {
+        let path = node.config.read().pid_file.clone();
+        if let Some(path) = &path {
+            std::fs::write(path, format!("{}\n", std::process::id())).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

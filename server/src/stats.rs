@@ -1,0 +1,79 @@
+//! Counters of the node. Each is written by many threads and read by `INFO`.
+
+use protocol::command::CommandId;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    pub(crate) fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Calls of one command.
+#[derive(Debug, Default)]
+pub(crate) struct CommandStat {
+    pub(crate) calls: AtomicU64,
+    pub(crate) usec: AtomicU64,
+    pub(crate) rejected: AtomicU64,
+    pub(crate) failed: AtomicU64,
+}
+
+/// Counters of one worker: written by its thread alone, so that no cache line travels.
+#[derive(Debug)]
+pub(crate) struct WorkerStats {
+    pub(crate) commands: Counter,
+    pub(crate) net_in: Counter,
+    pub(crate) net_out: Counter,
+    pub(crate) errors: Counter,
+    by_command: Box<[CommandStat]>,
+    /// Connections served here, and of them those that move large values.
+    pub(crate) connections: AtomicU64,
+    pub(crate) bulky: AtomicU64,
+}
+
+impl WorkerStats {
+    pub(crate) fn new() -> Self {
+        Self {
+            commands: Counter::default(),
+            net_in: Counter::default(),
+            net_out: Counter::default(),
+            errors: Counter::default(),
+            by_command: (0..CommandId::COUNT).map(|_| CommandStat::default()).collect(),
+            connections: AtomicU64::new(0),
+            bulky: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn of(&self, id: CommandId) -> &CommandStat {
+        &self.by_command[id as usize]
+    }
+}
+
+/// Adds to a counter that only one thread writes.
+pub(crate) fn bump(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+}
+
+/// Counters of the whole node that change seldom.
+#[derive(Debug, Default)]
+pub(crate) struct NodeStats {
+    pub(crate) connections: Counter,
+    pub(crate) rejected: Counter,
+    pub(crate) bulk_in: Counter,
+    pub(crate) bulk_out: Counter,
+    pub(crate) shm_in: Counter,
+    pub(crate) shm_leased: Counter,
+    pub(crate) protocol_errors: Counter,
+    pub(crate) timeouts: Counter,
+}

@@ -4,6 +4,7 @@
 
 pub(crate) mod extent;
 pub(crate) mod memory;
+pub(crate) mod quota;
 pub(crate) mod slab;
 pub(crate) mod slot;
 pub(crate) mod space;

@@ -24,6 +24,8 @@ pub(crate) mod flag {
     pub(crate) const LISTED: u8 = 32;
     /// The slot is taken by a live or doomed object.
     pub(crate) const IN_USE: u8 = 64;
+    /// Had its grace since it was last read or written, and gets no other.
+    pub(crate) const GRACE_SPENT: u8 = 128;
 }
 
 /// One object, live or doomed.
@@ -40,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) newer: u32,
     /// Older neighbour.
     pub(crate) older: u32,
+    /// Next in its chain of [`crate::index::Table`].
+    pub(crate) next: u32,
     /// Leases and reads in flight.
     pub(crate) users: u16,
     pub(crate) key_len: u16,
@@ -53,7 +57,6 @@ pub(crate) struct Entry {
 const _: () = assert!(size_of::<Entry>() == 56, "the index' memory is a promise");
 
 impl Entry {
-    #[expect(clippy::too_many_arguments, reason = "one call site, in the shard")]
     pub(crate) fn new(
         generation: Generation,
         stamp: u64,
@@ -72,6 +75,7 @@ impl Entry {
             crc,
             newer: NIL,
             older: NIL,
+            next: NIL,
             users: 0,
             key_len,
             flags: flag::IN_USE,
@@ -89,7 +93,7 @@ impl Entry {
     }
 }
 
-const CHUNK: usize = 4096;
+const CHUNK: usize = 1024;
 
 /// All entries of a shard. An index stays valid until its entry is removed.
 #[derive(Debug)]
@@ -117,7 +121,6 @@ impl Entries {
     fn grow(&mut self) {
         let first = u32::try_from(self.chunks.len() * CHUNK).expect("fewer objects than 2^32 in a shard");
         let blank = Entry { flags: 0, ..Entry::new(Generation(0), 0, Place::unpack(0), 0, 0, Crc(0), 0) };
-        // The first chunk of a small store is small too.
         let mut chunk = vec![blank; CHUNK].into_boxed_slice();
         for (at, entry) in (0u32..).zip(chunk.iter_mut()) {
             entry.newer = if at as usize + 1 == CHUNK { NIL } else { first + at + 1 };

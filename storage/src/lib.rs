@@ -15,6 +15,7 @@ mod deadline;
 mod dram;
 mod entry;
 mod error;
+mod index;
 mod lru;
 mod place;
 mod shard;

@@ -7,7 +7,8 @@ pub const PAGE: u64 = 4096;
 /// Longest segment: an io_uring fixed buffer may be no longer.
 pub const SEGMENT_LEN_MAX: u64 = 1 << 30;
 /// Bytes that the slot header takes before a large payload, and its trailer after it.
-pub(crate) const SLOT_EDGE: u64 = 64;
+pub(crate) const SLOT_EDGE: u64 = SLOT_EDGE_LEN as u64;
+pub(crate) const SLOT_EDGE_LEN: usize = 64;
 
 const OFFSET_BITS: u32 = SEGMENT_LEN_MAX.trailing_zeros();
 
@@ -71,9 +72,11 @@ impl Place {
     }
 }
 
-/// Pages of an extent that holds a payload of `len` bytes, its header and trailer, and its key.
+/// Pages of an extent that holds a payload of `len` bytes, its header and trailer, and its key. Any length is counted, a
+/// claimed one too; what is too long for a segment is for the caller to refuse.
 pub(crate) fn extent_pages(len: u64, key_len: usize) -> u64 {
-    (len.next_multiple_of(SLOT_EDGE) + 2 * SLOT_EDGE + key_len as u64).div_ceil(PAGE)
+    let payload = len.div_ceil(SLOT_EDGE).saturating_mul(SLOT_EDGE);
+    payload.saturating_add(2 * SLOT_EDGE).saturating_add(key_len as u64).div_ceil(PAGE)
 }
 
 #[cfg(test)]
@@ -96,5 +99,6 @@ mod tests {
         assert_eq!(extent_pages(1 << 20, 40), 257);
         assert_eq!(extent_pages(4096 - 128, 0), 1);
         assert_eq!(extent_pages(4096 - 128, 1), 2);
+        assert_eq!(extent_pages(u64::MAX, usize::MAX), 1 << 52, "a hostile length is merely long");
     }
 }

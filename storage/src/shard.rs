@@ -9,19 +9,19 @@
 //! - Side tables hold an item for an entry exactly while the entry's flag says so.
 
 pub(crate) mod evict;
+pub(crate) mod expiry;
+pub(crate) mod gauges;
 pub(crate) mod grant;
 pub(crate) mod lease;
 pub(crate) mod pin;
 
-use crate::deadline::Deadlines;
 use crate::dram::slab::{self, Slabs};
 use crate::dram::slot::{self, Header, SMALL_HEADER};
 use crate::dram::space::Space;
-use crate::entry::{Entries, Entry, NIL, flag};
+use crate::entry::{Entries, Entry, flag};
+use crate::index::Table;
 use crate::lru::{List, Lists, Stamp};
 use crate::place::{PAGE, Place, Position, SLOT_EDGE, extent_pages};
-use crate::sync::{AtomicU64, Ordering};
-use hashbrown::HashTable;
 use protocol::base::{Crc, Generation, Instant};
 use rand::rngs::StdRng;
 use std::collections::HashMap;
@@ -37,15 +37,9 @@ pub(crate) struct HashedKey<'a> {
 }
 
 impl HashedKey<'_> {
-    #[expect(clippy::cast_possible_truncation, reason = "32 of the 64 bits are kept")]
     fn short(self) -> u32 {
         (self.hash >> 32) as u32
     }
-}
-
-/// The table's hash of an entry, made from the 32 bits that the entry keeps.
-fn table_hash(short: u32) -> u64 {
-    u64::from(short).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// Counters of one shard since the start.
@@ -79,40 +73,14 @@ pub(crate) struct Fresh {
     pub(crate) stamp: Stamp,
 }
 
-/// What a shard shows without its lock.
-#[derive(Debug)]
-#[repr(align(64))]
-pub(crate) struct Gauges {
-    /// Stamp of the oldest plain entry, `u64::MAX` if there is none.
-    pub(crate) plain_oldest: AtomicU64,
-    /// Stamp of the oldest soft-pinned entry.
-    pub(crate) soft_oldest: AtomicU64,
-    /// Bytes pinned.
-    pub(crate) pinned: AtomicU64,
-    /// Bytes spared after a probe.
-    pub(crate) graced: AtomicU64,
-}
-
-impl Gauges {
-    pub(crate) fn new() -> Self {
-        Self {
-            plain_oldest: AtomicU64::new(u64::MAX),
-            soft_oldest: AtomicU64::new(u64::MAX),
-            pinned: AtomicU64::new(0),
-            graced: AtomicU64::new(0),
-        }
-    }
-}
-
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    table: HashTable<u32>,
+    table: Table,
     pub(crate) entries: Entries,
     lists: Lists,
     pub(crate) slabs: Slabs,
-    expiry: Side<u32, Instant>,
-    expiry_queue: Deadlines<(u32, Generation)>,
+    expiry: expiry::Expiry,
     pins: pin::Pins,
     pub(crate) leases: lease::Leases,
     pub(crate) grants: grant::Grants,
@@ -122,19 +90,17 @@ pub(crate) struct Shard {
     live_bytes: u64,
     doomed_bytes: u64,
     pub(crate) counters: Counters,
-    /// The gauges as last published.
-    published: [u64; 4],
+    published: gauges::Published,
 }
 
 impl Shard {
     pub(crate) fn new(first: Generation, step: u64, hasher: &ahash::RandomState, rng: StdRng) -> Self {
         Self {
-            table: HashTable::new(),
+            table: Table::new(),
             entries: Entries::new(),
             lists: Lists::new(),
             slabs: Slabs::new(),
-            expiry: Side::with_hasher(hasher.clone()),
-            expiry_queue: Deadlines::new(),
+            expiry: expiry::Expiry::new(hasher),
             pins: pin::Pins::new(hasher),
             leases: lease::Leases::new(hasher),
             grants: grant::Grants::new(hasher),
@@ -144,7 +110,7 @@ impl Shard {
             live_bytes: 0,
             doomed_bytes: 0,
             counters: Counters::default(),
-            published: [u64::MAX, u64::MAX, 0, 0],
+            published: gauges::Published::new(),
         }
     }
 
@@ -158,7 +124,7 @@ impl Shard {
     /// The live entry of a key. An expired one goes now.
     pub(crate) fn find(&mut self, now: Instant, key: HashedKey<'_>, space: &Space) -> Option<u32> {
         let index = self.find_any(key, space)?;
-        if self.entries[index].has(flag::EXPIRES) && self.expiry.get(&index).is_some_and(|&at| at <= now) {
+        if self.expiry(index).is_some_and(|at| at <= now) {
             self.counters.expired += 1;
             self.unlink(index, space);
             return None;
@@ -167,15 +133,17 @@ impl Shard {
     }
 
     fn find_any(&self, key: HashedKey<'_>, space: &Space) -> Option<u32> {
-        let short = key.short();
+        self.table.find(&self.entries, key.short(), |index| {
+            usize::from(self.entries[index].key_len) == key.key.len()
+                && self.with_key(index, space, |stored| stored == key.key)
+        })
+    }
+
+    /// The live object that lies there.
+    pub(crate) fn find_at(&self, hash: u64, payload: Position) -> Option<u32> {
+        let place = Place::Extent { payload };
         self.table
-            .find(table_hash(short), |&index| {
-                let entry = &self.entries[index];
-                entry.hash == short
-                    && usize::from(entry.key_len) == key.key.len()
-                    && self.with_key(index, space, |stored| stored == key.key)
-            })
-            .copied()
+            .find(&self.entries, HashedKey { key: b"", hash }.short(), |index| self.entries[index].place() == place)
     }
 
     fn key_position(&self, entry: &Entry) -> Position {
@@ -236,8 +204,7 @@ impl Shard {
             Entry::new(fresh.generation, fresh.stamp.0, fresh.place, key.short(), fresh.length, fresh.crc, key_len);
         let index = self.entries.insert(entry);
         self.write_frame(index, key, space);
-        let entries = &self.entries;
-        self.table.insert_unique(table_hash(key.short()), index, |&other| table_hash(entries[other].hash));
+        self.table.insert(&mut self.entries, index);
         self.live_bytes += self.charge_of(index);
         self.lists.insert(&mut self.entries, index, List::Plain);
         index
@@ -273,15 +240,11 @@ impl Shard {
     pub(crate) fn unlink(&mut self, index: u32, space: &Space) {
         let entry = self.entries[index];
         assert!(!entry.has(flag::DOOMED), "entry {index} is unlinked once");
-        match self.table.find_entry(table_hash(entry.hash), |&other| other == index) {
-            Ok(found) => {
-                found.remove();
-            }
-            Err(_) => unreachable!("a live entry is in the table"),
-        }
+        self.table.remove(&mut self.entries, index);
         self.lists.remove(&mut self.entries, index);
         let charge = self.charge_of(index);
-        self.clear_side(index, charge);
+        self.expiry.forget(index, &mut self.entries[index]);
+        self.pins.forget(index, &mut self.entries[index], charge, space);
         self.live_bytes -= charge;
         if entry.users == 0 {
             self.free_place(entry.place(), u64::from(entry.length), usize::from(entry.key_len), space);
@@ -292,19 +255,12 @@ impl Shard {
         }
     }
 
-    fn clear_side(&mut self, index: u32, charge: u64) {
-        if self.entries[index].has(flag::EXPIRES) {
-            self.expiry.remove(&index);
-        }
-        let entry = &mut self.entries[index];
-        self.pins.forget(index, entry, charge);
-        entry.flags &= !flag::EXPIRES;
-    }
-
     /// One more reader. It keeps the entry out of the LRU lists. `false` if there are too many.
     pub(crate) fn add_user(&mut self, index: u32) -> bool {
         let entry = &mut self.entries[index];
-        let Some(users) = entry.users.checked_add(1) else { return false };
+        let Some(users) = entry.users.checked_add(1) else {
+            return false;
+        };
         entry.users = users;
         self.lists.remove(&mut self.entries, index);
         true
@@ -342,16 +298,26 @@ impl Shard {
     }
 
     /// Counts a read or write: newest in its order, and no longer merely probed.
-    pub(crate) fn touch(&mut self, index: u32, stamp: Stamp) {
+    pub(crate) fn touch(&mut self, index: u32, stamp: Stamp, space: &Space) {
+        if self.entries[index].has(flag::GRACE) {
+            let charge = self.charge_of(index);
+            self.pins.end_grace(index, &mut self.entries[index], charge, space);
+        }
+        let entry = &mut self.entries[index];
+        entry.flags &= !flag::GRACE_SPENT;
+        entry.hits = entry.hits.saturating_add(1);
+        self.renew_stamp(index, stamp);
+    }
+
+    /// Moves an entry up in the order of eviction, without counting a read.
+    pub(crate) fn renew_stamp(&mut self, index: u32, stamp: Stamp) {
         let entry = &mut self.entries[index];
         entry.stamp = stamp.0.max(entry.stamp);
-        entry.hits = entry.hits.saturating_add(1);
-        if entry.has(flag::GRACE) {
-            let charge = self.charge_of(index);
-            self.pins.end_grace(index, &mut self.entries[index], charge);
-        }
-        if self.entries[index].has(flag::LISTED) {
-            self.relist(index);
+        if entry.has(flag::LISTED) {
+            let graced = entry.has(flag::GRACE) && entry.list == List::Parked as u8;
+            if !graced {
+                self.relist(index);
+            }
         }
     }
 
@@ -360,56 +326,9 @@ impl Shard {
         Stamp::new(now, depth.unwrap_or_else(|| Stamp(self.entries[index].stamp).depth()))
     }
 
-    /// When an entry expires.
-    pub(crate) fn expiry(&self, index: u32) -> Option<Instant> {
-        self.expiry.get(&index).copied()
-    }
-
-    /// Sets or clears an entry's expiry.
-    pub(crate) fn set_expiry(&mut self, index: u32, at: Option<Instant>) {
-        let entry = &mut self.entries[index];
-        match at {
-            Some(at) => {
-                entry.flags |= flag::EXPIRES;
-                let generation = entry.generation;
-                self.expiry.insert(index, at);
-                self.expiry_queue.push(at, (index, generation));
-                let (expiry, entries) = (&self.expiry, &self.entries);
-                self.expiry_queue.compact(expiry.len(), |std::cmp::Reverse((at, (index, generation)))| {
-                    entries.get(*index).is_some_and(|entry| entry.generation == *generation)
-                        && expiry.get(index) == Some(at)
-                });
-            }
-            None if entry.has(flag::EXPIRES) => {
-                entry.flags &= !flag::EXPIRES;
-                self.expiry.remove(&index);
-            }
-            None => {}
-        }
-    }
-
-    /// Removes what has expired, at most `most` objects. Returns whether more may be due.
-    pub(crate) fn expire(&mut self, now: Instant, most: usize, space: &Space) -> bool {
-        for _ in 0..most {
-            let Some((index, generation)) = self.expiry_queue.pop_due(now) else { return false };
-            let due = self.entries.get(index).is_some_and(|entry| entry.generation == generation)
-                && self.expiry.get(&index).is_some_and(|&at| at <= now);
-            if due {
-                self.counters.expired += 1;
-                self.unlink(index, space);
-            }
-        }
-        true
-    }
-
     /// Live objects.
     pub(crate) fn live(&self) -> usize {
         self.table.len()
-    }
-
-    /// Live objects that have a TTL.
-    pub(crate) fn expiring(&self) -> usize {
-        self.expiry.len()
     }
 
     /// Bytes of slots of live and of doomed objects.
@@ -417,44 +336,35 @@ impl Shard {
         (self.live_bytes, self.doomed_bytes)
     }
 
-    /// Bytes of the index itself: entries, table, side tables.
+    /// Bytes of the bookkeeping: entries, table, side tables, slab pages, what is remembered of commits.
     pub(crate) fn index_bytes(&self) -> usize {
         self.entries.bytes()
-            + self.table.capacity() * (size_of::<u32>() + 1) * 8 / 7
-            + self.expiry.capacity() * 24
-            + self.expiry_queue.len() * 24
+            + self.table.bytes()
+            + self.expiry.bytes()
+            + self.pins.bytes()
             + self.leases.bytes()
-    }
-
-    /// Tells everybody else, without the lock, how old the oldest entries here are and how much is spared.
-    pub(crate) fn publish_gauges(&mut self, gauges: &Gauges) {
-        let oldest = |list| match self.lists.oldest(list) {
-            NIL => u64::MAX,
-            oldest => self.entries[oldest].stamp,
-        };
-        let (pinned, graced) = self.spared_bytes();
-        let now = [oldest(List::Plain), oldest(List::Soft), pinned, graced];
-        if now != self.published {
-            self.published = now;
-            let to = [&gauges.plain_oldest, &gauges.soft_oldest, &gauges.pinned, &gauges.graced];
-            for (value, to) in now.into_iter().zip(to) {
-                to.store(value, Ordering::Relaxed);
-            }
-        }
+            + self.grants.bytes()
+            + self.slabs.bytes()
     }
 
     /// Checks every invariant of the module's text. For tests and simulations: it looks at every entry.
-    pub(crate) fn audit(&self, space: &Space) {
+    pub(crate) fn audit(&self) {
         let (mut live, mut live_bytes, mut doomed_bytes, mut small) = (0, 0, 0, 0);
         let mut listed = [0usize; 3];
+        let mut expiring = 0;
         for index in 0..self.entries.end() {
-            let Some(entry) = self.entries.get(index) else { continue };
+            let Some(entry) = self.entries.get(index) else {
+                continue;
+            };
             let charge = self.charge_of(index);
             if matches!(entry.place(), Place::Small { .. }) {
                 small += charge;
             }
-            let in_table = self.table.find(table_hash(entry.hash), |&other| other == index).is_some();
-            assert_eq!(in_table, !entry.has(flag::DOOMED), "entry {index} is in the table while live");
+            assert_eq!(
+                self.table.contains(&self.entries, index),
+                !entry.has(flag::DOOMED),
+                "entry {index} is in the table while live"
+            );
             if entry.has(flag::DOOMED) {
                 doomed_bytes += charge;
                 assert!(entry.users > 0, "doomed entry {index} has a user");
@@ -471,7 +381,8 @@ impl Shard {
             if entry.has(flag::LISTED) {
                 listed[usize::from(entry.list)] += 1;
             }
-            assert_eq!(entry.has(flag::EXPIRES), self.expiry.contains_key(&index), "expiry of {index}");
+            self.expiry.audit_entry(index, entry);
+            expiring += usize::from(entry.has(flag::EXPIRES));
             self.pins.audit_entry(index, entry);
         }
         assert_eq!(live, self.table.len(), "live entries are the table");
@@ -480,10 +391,12 @@ impl Shard {
             let members: Vec<u32> = self.lists.iter(&self.entries, list).collect();
             assert_eq!(members.len(), listed[which], "list {list:?} is as long as its members say");
         }
+        self.expiry.audit(expiring);
+        self.pins.audit(&self.entries, |index| self.charge_of(index));
         self.slabs.audit();
         assert_eq!(small + self.grants.small_bytes, self.slabs.used(), "small slots are objects or reservations");
         self.leases.audit(&self.entries);
-        let _ = space;
+        self.grants.audit();
     }
 }
 
@@ -492,7 +405,12 @@ pub(crate) fn free_extent(payload: Position, length: u64, key_len: usize, space:
     space.free(payload, pages);
 }
 
-/// Bytes that an object will be charged.
+/// Bytes that an object will be charged. Any length is counted, a claimed one too.
 pub(crate) fn charge(length: u64, key_len: usize) -> u64 {
-    slab::charge(SMALL_HEADER + key_len as u64 + length).unwrap_or_else(|| extent_pages(length, key_len) * PAGE)
+    slab::charge(small_len(length, key_len)).unwrap_or_else(|| extent_pages(length, key_len).saturating_mul(PAGE))
+}
+
+/// Bytes of a small object, header and key included.
+pub(crate) fn small_len(length: u64, key_len: usize) -> u64 {
+    length.saturating_add(SMALL_HEADER + key_len as u64)
 }

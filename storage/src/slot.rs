@@ -26,7 +26,7 @@ impl Account {
     /// Charges a reservation: up to `max`, and always one object.
     pub(crate) fn charge(&self, bytes: u64, max: u64) -> Result<(), StoreError> {
         let held = self.reserved.fetch_add(bytes, Ordering::Relaxed);
-        if held > 0 && held + bytes > max {
+        if held > 0 && held.saturating_add(bytes) > max {
             self.reserved.fetch_sub(bytes, Ordering::Relaxed);
             return Err(StoreError::Quota {
                 what: "this client's reservations",

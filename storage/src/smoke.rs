@@ -43,7 +43,7 @@ fn what_was_written_is_read_at_every_length() {
     let now = Instant(1_000_000_000);
     let account = Account::new();
     for len in [0usize, 1, 15, 16, 100, 4096, 16_000, 16_384, 65_536, 65_537, 1 << 20] {
-        let value: Vec<u8> = (0..len).map(|n| (n * 31 + len) as u8).collect();
+        let value: Vec<u8> = (0..len).map(|n| u8::try_from((n * 31 + len) % 251).expect("a byte")).collect();
         let key = format!("key:{len}");
         store.set(now, key.as_bytes(), &value, &account, &Terms::default()).expect("room");
         assert_eq!(bytes(store.peek(now, key.as_bytes())), Some(value.clone()), "{len}");

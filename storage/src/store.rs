@@ -6,14 +6,16 @@
 pub(crate) mod keyspace;
 pub(crate) mod maintain;
 pub(crate) mod read;
+pub(crate) mod room;
 pub(crate) mod write;
 
 use crate::config::StoreConfig;
 use crate::dram::space::Space;
 use crate::error::StoreError;
-use crate::lru::Stamp;
-use crate::shard::{Gauges, HashedKey, Shard};
-use crate::sync::{Mutex, Ordering};
+use crate::lru::{List, Stamp};
+use crate::shard::gauges::Gauges;
+use crate::shard::{HashedKey, Shard};
+use crate::sync::Mutex;
 use protocol::base::{Generation, Instant, KEY_LEN_MAX, StableMemory};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -58,7 +60,7 @@ impl Store {
             .collect();
         Self(Arc::new(Inner {
             tuning: maintain::Tuning::new(&config),
-            space: Space::new(segments, config.capacity.get()),
+            space: Space::new(segments, &config),
             shards,
             gauges: (0..config.shards).map(|_| Gauges::new()).collect(),
             hasher,
@@ -102,15 +104,18 @@ impl Inner {
         })
     }
 
-    /// The shard whose oldest entry is the oldest of all.
-    pub(crate) fn oldest_shard(&self, soft: bool) -> Option<usize> {
-        let oldest =
-            |gauges: &Gauges| if soft { &gauges.soft_oldest } else { &gauges.plain_oldest }.load(Ordering::Relaxed);
-        let (shard, stamp) = self.gauges.iter().map(oldest).enumerate().min_by_key(|&(_, stamp)| stamp)?;
-        (stamp != u64::MAX).then_some(shard)
+    /// The shard whose oldest entry is the oldest of all in its list.
+    pub(crate) fn oldest_shard(&self, list: List) -> Option<usize> {
+        let oldest = self.gauges.iter().map(|gauges| gauges.oldest(list)).enumerate();
+        oldest.min_by_key(|&(_, stamp)| stamp).filter(|&(_, stamp)| stamp != u64::MAX).map(|(shard, _)| shard)
     }
 }
 
 pub(crate) fn check_key(key: &[u8]) -> Result<(), StoreError> {
     if key.len() > KEY_LEN_MAX { Err(StoreError::KeyLen { max: KEY_LEN_MAX }) } else { Ok(()) }
+}
+
+/// A shard as credentials and slab pages carry it.
+pub(crate) fn shard_number(shard: usize) -> u8 {
+    u8::try_from(shard).expect("at most 256 shards")
 }

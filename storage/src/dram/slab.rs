@@ -3,9 +3,11 @@
 //! Role: one of these lives in each shard, under its lock, so that small writes take no further lock.
 //!
 //! Invariants:
-//! - A page that becomes empty goes back to the extents at once, except one a class, kept against flapping.
+//! - A page that becomes empty goes back to the extents at once, except where it is the only open one of its class: that
+//!   one is spare, against flapping, until memory is short.
 //! - Bookkeeping lies outside the managed memory.
 
+use super::extent::Owner;
 use super::space::Space;
 use crate::place::{PAGE, Position, SLOT_EDGE};
 
@@ -15,7 +17,11 @@ const FINE_STEP: u64 = 16;
 const FINE_MAX: u64 = 256;
 /// Sizes between two powers of two above [`FINE_MAX`].
 const STEPS: u64 = 8;
-const CLASSES: usize = (FINE_MAX / FINE_STEP) as usize + (SLOT_LEN_MAX / FINE_MAX).ilog2() as usize * STEPS as usize;
+const CLASSES: usize = 16 + 6 * 8;
+const _: () = assert!(
+    CLASSES as u64 == FINE_MAX / FINE_STEP + (SLOT_LEN_MAX / FINE_MAX).ilog2() as u64 * STEPS,
+    "each class has its length"
+);
 const NONE: u32 = u32::MAX;
 
 /// Slot length of each class, ascending: steps of 16 bytes to 256, then eighths of each doubling.
@@ -52,6 +58,11 @@ pub(crate) fn charge(len: u64) -> Option<u64> {
     class_of(len).map(|class| CLASS_LEN[class])
 }
 
+/// Pages that a slab page for objects of `len` bytes takes. Only for those that are small.
+pub(crate) fn page_run(len: u64) -> u32 {
+    class_of(len).map_or(0, pages_of)
+}
+
 fn pages_of(class: usize) -> u32 {
     if CLASS_LEN[class] <= 2048 { 16 } else { 64 }
 }
@@ -75,6 +86,8 @@ pub(crate) struct Slabs {
     vacant: Vec<u32>,
     /// For each class the pages with a free slot.
     open: Vec<Vec<u32>>,
+    /// For each class the empty page that is kept, or `NONE`.
+    spare: [u32; CLASSES],
     /// Bytes of extents taken.
     held: u64,
     /// Bytes of slots taken.
@@ -87,18 +100,22 @@ impl Slabs {
             pages: Vec::new(),
             vacant: Vec::new(),
             open: (0..CLASSES).map(|_| Vec::new()).collect(),
+            spare: [NONE; CLASSES],
             held: 0,
             used: 0,
         }
     }
 
     /// A slot of at least `len` bytes. `None` if it needs a page and `space` has none.
-    pub(crate) fn allocate(&mut self, len: u64, space: &Space, home: usize) -> Option<(u32, u16)> {
+    pub(crate) fn allocate(&mut self, len: u64, space: &Space, shard: u8) -> Option<(u32, u16)> {
         let class = class_of(len)?;
         let page_index = match self.open[class].last() {
             Some(&page) => page,
-            None => self.add_page(class, space, home)?,
+            None => self.add_page(class, space, shard)?,
         };
+        if self.spare[class] == page_index {
+            self.spare[class] = NONE;
+        }
         let page = self.pages[page_index as usize].as_mut().expect("listed pages exist");
         let word = page.taken.iter().position(|&word| word != u64::MAX).expect("an open page has a free slot");
         let bit = page.taken[word].trailing_ones();
@@ -112,9 +129,10 @@ impl Slabs {
         Some((page_index, slot))
     }
 
-    fn add_page(&mut self, class: usize, space: &Space, home: usize) -> Option<u32> {
+    fn add_page(&mut self, class: usize, space: &Space, shard: u8) -> Option<u32> {
         let pages = pages_of(class);
-        let base = space.allocate(pages, home)?;
+        let index = self.vacant.last().copied().unwrap_or_else(|| u32::try_from(self.pages.len()).expect("few pages"));
+        let base = space.allocate(pages, Owner::Slab { shard, page: index }, usize::from(shard))?;
         let usable = u64::from(pages) * PAGE - SLOT_EDGE;
         let slots = u16::try_from(usable / CLASS_LEN[class]).expect("a page has fewer slots than 65,536");
         let words = usize::from(slots).div_ceil(64);
@@ -125,13 +143,11 @@ impl Slabs {
         }
         let class_index = u8::try_from(class).expect("fewer classes than 256");
         let page = Page { base, class: class_index, listed: NONE, slots, used: 0, taken };
-        let index = if let Some(index) = self.vacant.pop() {
+        if self.vacant.pop().is_some() {
             self.pages[index as usize] = Some(page);
-            index
         } else {
             self.pages.push(Some(page));
-            u32::try_from(self.pages.len() - 1).expect("fewer pages than 2^31")
-        };
+        }
         self.held += u64::from(pages) * PAGE;
         self.list(index);
         Some(index)
@@ -167,8 +183,12 @@ impl Slabs {
         if !listed {
             self.list(page_index);
         }
-        if empty && self.open[class].len() > 1 {
-            self.drop_page(page_index, space);
+        if empty {
+            if self.open[class].len() > 1 {
+                self.drop_page(page_index, space);
+            } else {
+                self.spare[class] = page_index;
+            }
         }
     }
 
@@ -181,12 +201,13 @@ impl Slabs {
         space.free(page.base, pages);
     }
 
-    /// Gives back empty pages that were kept. Returns their bytes.
+    /// Gives back the empty pages that were kept. Returns their bytes.
     pub(crate) fn trim(&mut self, space: &Space) -> u64 {
         let before = self.held;
-        for index in 0..u32::try_from(self.pages.len()).expect("fewer pages than 2^31") {
-            if self.pages[index as usize].as_ref().is_some_and(|page| page.used == 0) {
-                self.drop_page(index, space);
+        for class in 0..CLASSES {
+            let page = std::mem::replace(&mut self.spare[class], NONE);
+            if page != NONE {
+                self.drop_page(page, space);
             }
         }
         before - self.held
@@ -199,17 +220,22 @@ impl Slabs {
         (page.base.plus(u64::from(slot) * len), len)
     }
 
-    /// The page with the fewest slots taken of those that cost the most memory, and its taken slots.
-    pub(crate) fn emptiest(&self) -> Option<(u32, Vec<u16>)> {
-        let (index, page) = self
-            .pages
-            .iter()
-            .enumerate()
-            .filter_map(|(index, page)| page.as_ref().map(|page| (index, page)))
-            .min_by_key(|(_, page)| u32::from(page.used) * 1000 / u32::from(page.slots))?;
-        let taken =
-            (0..page.slots).filter(|&slot| page.taken[usize::from(slot) / 64] & 1 << (slot % 64) != 0).collect();
-        Some((u32::try_from(index).ok()?, taken))
+    /// The slots taken of the page that begins at `base`; `None` if there is no such page now.
+    pub(crate) fn taken(&self, page: u32, base: Position) -> Option<Vec<u16>> {
+        let page = self.pages.get(page as usize)?.as_ref().filter(|page| page.base == base)?;
+        Some((0..page.slots).filter(|&slot| page.taken[usize::from(slot) / 64] & 1 << (slot % 64) != 0).collect())
+    }
+
+    /// Bytes of slots taken of the page that begins at `base`; `None` if there is no such page now.
+    pub(crate) fn used_of(&self, page: u32, base: Position) -> Option<u64> {
+        let page = self.pages.get(page as usize)?.as_ref().filter(|page| page.base == base)?;
+        Some(u64::from(page.used) * CLASS_LEN[usize::from(page.class)])
+    }
+
+    /// Bytes of the bookkeeping.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pages.capacity() * size_of::<Option<Page>>()
+            + self.pages.iter().flatten().map(|page| page.taken.len() * 8 + 16).sum::<usize>()
     }
 
     /// Bytes of extents that the pages take.
@@ -230,10 +256,13 @@ impl Slabs {
             let class = usize::from(page.class);
             held += u64::from(pages_of(class)) * PAGE;
             used += u64::from(page.used) * CLASS_LEN[class];
-            let spare = page.taken.len() * 64 - usize::from(page.slots);
+            let filler = page.taken.len() * 64 - usize::from(page.slots);
             let ones: usize = page.taken.iter().map(|word| word.count_ones() as usize).sum();
-            assert_eq!(ones - spare, usize::from(page.used), "page {index} counts its slots");
+            assert_eq!(ones - filler, usize::from(page.used), "page {index} counts its slots");
             assert_eq!(page.listed == NONE, page.used == page.slots, "page {index} is open while it has room");
+            let spare = self.spare[class] as usize == index;
+            assert!(!spare || page.used == 0, "the spare page {index} is empty");
+            assert!(page.used > 0 || spare, "the empty page {index} is the spare one of its class");
             if page.listed != NONE {
                 assert_eq!(self.open[class][page.listed as usize] as usize, index, "page {index} knows its place");
             }

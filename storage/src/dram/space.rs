@@ -4,8 +4,10 @@
 //! - Each segment has its own lock, held for one allocation; there is no lock over all.
 //! - `used` counts every allocated page once and never passes the capacity.
 
-use super::extent::Extents;
+use super::extent::{Extents, Owner, Run};
 use super::memory::Memory;
+use super::quota::Quota;
+use crate::config::StoreConfig;
 use crate::place::{PAGE, Position};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use protocol::base::{RawSpan, StableMemory};
@@ -27,10 +29,21 @@ pub(crate) struct States {
     pub(crate) quarantine: AtomicU64,
 }
 
+impl States {
+    /// Bytes of all of them.
+    pub(crate) fn unpublished(&self) -> u64 {
+        [&self.reserved, &self.sealing, &self.quarantine].into_iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+    }
+}
+
 /// The segments of a node.
 #[derive(Debug)]
 pub(crate) struct Space {
     pub(crate) states: States,
+    /// Bytes pinned.
+    pub(crate) pinned: Quota,
+    /// Bytes spared after a probe.
+    pub(crate) graced: Quota,
     segments: Vec<Segment>,
     /// Bytes allocated.
     used: AtomicU64,
@@ -51,7 +64,7 @@ pub struct Fragmentation {
 }
 
 impl Space {
-    pub(crate) fn new(memories: Vec<Arc<dyn StableMemory>>, capacity: u64) -> Self {
+    pub(crate) fn new(memories: Vec<Arc<dyn StableMemory>>, config: &StoreConfig) -> Self {
         let segments: Vec<Segment> = memories
             .into_iter()
             .map(|memory| {
@@ -65,15 +78,17 @@ impl Space {
         let total = segments.iter().map(|segment| u64::from(segment.extents.lock().free_pages()) * PAGE).sum();
         Self {
             states: States::default(),
+            pinned: Quota::new(config.pinned_percent_max),
+            graced: Quota::new(config.grace_percent_max),
             segments,
             used: AtomicU64::new(0),
-            capacity: AtomicU64::new(capacity.min(total)),
+            capacity: AtomicU64::new(config.capacity.get().min(total)),
             total,
         }
     }
 
     /// A run of pages, from the segment `home` names or the next with room.
-    pub(crate) fn allocate(&self, pages: u32, home: usize) -> Option<Position> {
+    pub(crate) fn allocate(&self, pages: u32, owner: Owner, home: usize) -> Option<Position> {
         let bytes = u64::from(pages) * PAGE;
         let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if used > self.capacity.load(Ordering::Relaxed) {
@@ -82,13 +97,13 @@ impl Space {
         }
         let n = self.segments.len();
         for step in 0..n {
-            let index = (home + step) % n;
+            let index = (home % n + step) % n;
             let segment = &self.segments[index];
             if segment.longest.load(Ordering::Relaxed) < pages {
                 continue;
             }
             let mut extents = segment.extents.lock();
-            let start = extents.allocate(pages);
+            let start = extents.allocate(pages, owner);
             segment.longest.store(extents.longest(), Ordering::Relaxed);
             if let Some(start) = start {
                 return Some(Position::new(index, u64::from(start) * PAGE));
@@ -99,14 +114,34 @@ impl Space {
     }
 
     pub(crate) fn free(&self, base: Position, pages: u32) {
+        self.give_back(base, pages, |extents, start| extents.free(start, pages));
+    }
+
+    /// Frees the end of a run, all but its first `keep` pages.
+    pub(crate) fn shorten(&self, base: Position, pages: u32, keep: u32) {
+        self.give_back(base, pages - keep, |extents, start| extents.shorten(start, pages, keep));
+    }
+
+    fn give_back(&self, base: Position, pages: u32, free: impl FnOnce(&mut Extents, u32)) {
         let segment = &self.segments[base.segment()];
         let start = u32::try_from(base.offset() / PAGE).expect("a segment has fewer pages than 2^32");
         {
             let mut extents = segment.extents.lock();
-            extents.free(start, pages);
+            free(&mut extents, start);
             segment.longest.store(extents.longest(), Ordering::Relaxed);
         }
         self.used.fetch_sub(u64::from(pages) * PAGE, Ordering::Relaxed);
+    }
+
+    /// The runs of the segment of `seed` that begin within `radius` pages of it, in order.
+    pub(crate) fn around(&self, seed: Position, radius: u32) -> Vec<Run> {
+        let center = u32::try_from(seed.offset() / PAGE).expect("a segment has fewer pages than 2^32");
+        self.segments[seed.segment()].extents.lock().around(center, radius)
+    }
+
+    /// Whether `bytes` more would pass the capacity, however the free pages lie.
+    pub(crate) fn is_capped(&self, bytes: u64) -> bool {
+        self.used().saturating_add(bytes) > self.capacity()
     }
 
     pub(crate) fn memory(&self, position: Position) -> &Memory {

@@ -5,30 +5,43 @@
 //! - Soft-pinned objects go only when no plain one is left anywhere; the caller sees to "anywhere".
 
 use super::Shard;
+use crate::dram::extent::Owner;
 use crate::dram::space::Space;
 use crate::entry::{NIL, flag};
 use crate::lru::List;
+use crate::place::{Place, Position};
 use protocol::base::Instant;
 
-/// Graced entries that one call may park before it gives up.
+/// Graced entries that one call may park before it lets others have the lock.
 const PARKED_MAX: usize = 64;
 
+/// What became of an attempt to evict the oldest object of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Oldest {
+    /// Its slot had these bytes.
+    Evicted(u64),
+    /// Only spared ones were met so far; they are out of the way now.
+    Parked,
+    /// The list is empty.
+    None,
+}
+
 impl Shard {
-    /// Evicts the oldest object of `list`. Returns the bytes its slot had, `None` if there is no victim here.
-    pub(crate) fn evict_oldest(&mut self, now: Instant, list: List, space: &Space) -> Option<u64> {
+    /// Evicts the oldest object of `list`.
+    pub(crate) fn evict_oldest(&mut self, now: Instant, list: List, space: &Space) -> Oldest {
         for _ in 0..PARKED_MAX {
             let index = self.lists.oldest(list);
             if index == NIL {
-                return None;
+                return Oldest::None;
             }
             if self.entries[index].has(flag::GRACE) && self.pins.graced(index, now) {
                 self.lists.remove(&mut self.entries, index);
                 self.lists.insert(&mut self.entries, index, List::Parked);
                 continue;
             }
-            return Some(self.evict(index, space));
+            return Oldest::Evicted(self.evict(index, space));
         }
-        None
+        Oldest::Parked
     }
 
     fn evict(&mut self, index: u32, space: &Space) -> u64 {
@@ -39,25 +52,64 @@ impl Shard {
         charge
     }
 
-    /// Evicts all objects of the emptiest slab page, so that the page can serve another size. Returns bytes of slots freed.
-    pub(crate) fn evict_page(&mut self, now: Instant, space: &Space) -> u64 {
-        let mut freed = self.slabs.trim(space);
-        if freed > 0 {
-            return freed;
-        }
-        let Some((page, slots)) = self.slabs.emptiest() else { return 0 };
-        for slot in slots {
-            let at = self.slabs.slot(page, slot).0;
-            let index = space
-                .memory(at)
-                .with(at.offset() + 8, 4, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-            // A reserved slot has no entry yet: the number may be an earlier object's.
-            let Some(entry) = self.entries.get(index) else { continue };
-            let here = entry.place() == (crate::place::Place::Small { page, slot });
-            if here && entry.has(flag::LISTED) && !(entry.has(flag::GRACE) && self.pins.graced(index, now)) {
-                freed += self.evict(index, space);
+    /// First byte of the run of pages of the `nth` oldest object of `list`.
+    pub(crate) fn nth_oldest_run(&self, list: List, nth: usize) -> Option<Position> {
+        let index = self.lists.iter(&self.entries, list).nth(nth)?;
+        Some(match self.entries[index].place() {
+            Place::Extent { payload } => payload,
+            Place::Small { page, .. } => self.slabs.slot(page, 0).0,
+        })
+    }
+
+    fn evictable(&self, index: u32, now: Instant, soft: bool) -> bool {
+        let entry = &self.entries[index];
+        entry.has(flag::LISTED)
+            && (soft || !entry.has(flag::SOFT))
+            && !(entry.has(flag::GRACE) && self.pins.graced(index, now))
+    }
+
+    /// The objects of a run, if each of them can be evicted; soft-pinned ones only if `soft`.
+    pub(crate) fn victims_of_run(
+        &self,
+        now: Instant,
+        base: Position,
+        owner: Owner,
+        soft: bool,
+        space: &Space,
+    ) -> Option<Vec<u32>> {
+        let victims = match owner {
+            Owner::Object { hash } => vec![self.find_at(hash, base)?],
+            Owner::Slab { page, .. } => {
+                let slots = self.slabs.taken(page, base)?;
+                let entry_of = |slot: u16| {
+                    let at = self.slabs.slot(page, slot).0;
+                    let index = space
+                        .memory(at)
+                        .with(at.offset() + 8, 4, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+                    // A reserved slot has no entry yet: the number may be an earlier object's.
+                    self.entries.get(index).filter(|entry| entry.place() == Place::Small { page, slot }).map(|_| index)
+                };
+                slots.into_iter().map(entry_of).collect::<Option<Vec<u32>>>()?
             }
+        };
+        victims.iter().all(|&index| self.evictable(index, now, soft)).then_some(victims)
+    }
+
+    /// Evicts all objects of a run, if each can be. Returns the bytes of their slots.
+    pub(crate) fn evict_run(
+        &mut self,
+        now: Instant,
+        base: Position,
+        owner: Owner,
+        soft: bool,
+        space: &Space,
+    ) -> Option<u64> {
+        let victims = self.victims_of_run(now, base, owner, soft, space)?;
+        let freed = victims.into_iter().map(|index| self.evict(index, space)).sum();
+        if matches!(owner, Owner::Slab { .. }) {
+            // The page may be kept as its class's spare one.
+            self.slabs.trim(space);
         }
-        freed + self.slabs.trim(space)
+        Some(freed)
     }
 }

@@ -20,10 +20,13 @@ use crate::place::{PAGE, Place, extent_pages};
 use crate::slot::Slot;
 use crate::sync::Ordering;
 use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, Millis, SessionId};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
-/// Commits remembered by one shard; the oldest are forgotten early when there are more.
+/// Commits remembered by one shard, and bytes of their keys; the oldest are forgotten early when there are more.
 const COMMITTED_MAX: usize = 16 * 1024;
+const COMMITTED_KEY_BYTES_MAX: usize = 4 << 20;
+/// Writes of one grant that may be in flight at once.
+const WRITES_MAX: usize = 1024;
 
 /// When a write may take the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -83,16 +86,21 @@ pub(crate) struct Grant {
     exposed: bool,
     pub(crate) deadline: Instant,
     session: SessionId,
+    /// Of its payload, once it is being sealed.
+    sealed_length: u64,
     pub(crate) terms: Terms,
 }
 
 /// All grants of a shard.
 #[derive(Debug)]
 pub(crate) struct Grants {
-    open: Side<u64, Grant>,
+    /// Those in state `Open` are in `queue` and `by_session` too, once each.
+    held: Side<u64, Grant>,
     queue: Deadlines<u64>,
+    by_session: BTreeSet<(SessionId, u64)>,
     committed: Side<u64, Committed>,
     committed_order: VecDeque<(Instant, u64)>,
+    committed_key_bytes: usize,
     /// Slots whose remote access must be revoked.
     fences: Vec<GrantId>,
     /// Bytes of small slots reserved, with a grant or without.
@@ -102,17 +110,19 @@ pub(crate) struct Grants {
 impl Grants {
     pub(super) fn new(hasher: &ahash::RandomState) -> Self {
         Self {
-            open: Side::with_hasher(hasher.clone()),
+            held: Side::with_hasher(hasher.clone()),
             queue: Deadlines::new(),
+            by_session: BTreeSet::new(),
             committed: Side::with_hasher(hasher.clone()),
             committed_order: VecDeque::new(),
+            committed_key_bytes: 0,
             fences: Vec::new(),
             small_bytes: 0,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.open.len()
+        self.held.len()
     }
 
     /// Slots that wait for a fence, once each.
@@ -122,11 +132,52 @@ impl Grants {
 
     fn forget_committed(&mut self, now: Instant) {
         while self.committed_order.len() > COMMITTED_MAX
+            || self.committed_key_bytes > COMMITTED_KEY_BYTES_MAX
             || self.committed_order.front().is_some_and(|&(until, _)| until <= now)
         {
-            if let Some((_, id)) = self.committed_order.pop_front() {
-                self.committed.remove(&id);
-            }
+            let Some((_, id)) = self.committed_order.pop_front() else {
+                break;
+            };
+            let committed = self.committed.remove(&id).expect("what is in order is known");
+            self.committed_key_bytes -= committed.key.len();
+        }
+    }
+
+    /// An open grant is so no more.
+    fn close(&mut self, id: u64) -> &mut Grant {
+        let grant = self.held.get_mut(&id).expect("the caller looked it up");
+        assert_eq!(grant.state, State::Open, "a grant is closed once");
+        self.queue.call_off(grant.deadline, id);
+        assert!(self.by_session.remove(&(grant.session, id)), "open grants are known by session");
+        grant
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let keys: usize = self.held.values().map(|grant| grant.slot.key.len()).sum();
+        self.held.capacity() * (size_of::<(u64, Grant)>() + 1)
+            + keys
+            + self.queue.bytes()
+            + self.by_session.len() * 24
+            + self.committed.capacity() * (size_of::<(u64, Committed)>() + 1)
+            + self.committed_order.capacity() * size_of::<(Instant, u64)>()
+            + self.committed_key_bytes
+    }
+
+    pub(super) fn audit(&self) {
+        let open = self.held.values().filter(|grant| grant.state == State::Open).count();
+        assert_eq!(
+            (self.queue.len(), self.by_session.len()),
+            (open, open),
+            "open grants have a deadline and a session"
+        );
+        assert_eq!(self.committed.len(), self.committed_order.len(), "commits are known in order");
+        let key_bytes: usize = self.committed.values().map(|committed| committed.key.len()).sum();
+        assert_eq!(key_bytes, self.committed_key_bytes, "bytes of remembered keys");
+        let small = |grant: &&Grant| matches!(grant.slot.place, Place::Small { .. });
+        let small_bytes: u64 = self.held.values().filter(small).map(|grant| grant.slot.charge).sum();
+        assert!(small_bytes <= self.small_bytes, "small slots granted are reserved");
+        for grant in self.held.values().filter(|grant| grant.state == State::Ending) {
+            assert!(!grant.writing.is_empty() || grant.exposed, "an ended grant waits for something");
         }
     }
 }
@@ -148,14 +199,14 @@ pub(crate) enum Begun {
     Done(Committed),
 }
 
-/// Gives back the pages that a payload shorter than reserved does not need. A small slot keeps its size.
+/// Gives back the pages that a payload of `length` does not need.
 fn shorten(slot: &mut Slot, length: u64, space: &Space) {
     if let Place::Extent { payload } = slot.place {
-        let (had, needs) = (extent_pages(slot.length, slot.key.len()), extent_pages(length, slot.key.len()));
+        let pages_of = |length| u32::try_from(extent_pages(length, slot.key.len())).expect("extents fit a segment");
+        let (had, needs) = (pages_of(slot.length), pages_of(length));
         if needs < had {
-            let pages = u32::try_from(had - needs).expect("extents fit a segment");
-            space.free(payload.plus(needs * PAGE), pages);
-            let bytes = (had - needs) * PAGE;
+            space.shorten(payload, had, needs);
+            let bytes = u64::from(had - needs) * PAGE;
             slot.charge -= bytes;
             slot.account.discharge(bytes);
             space.states.reserved.fetch_sub(bytes, Ordering::Relaxed);
@@ -177,15 +228,23 @@ impl Shard {
     ) -> GrantId {
         let id = loop {
             let id = self.credential(number);
-            if !self.grants.open.contains_key(&id) && !self.grants.committed.contains_key(&id) {
+            if !self.grants.held.contains_key(&id) && !self.grants.committed.contains_key(&id) {
                 break id;
             }
         };
-        let grant = Grant { slot, state: State::Open, writing: Vec::new(), exposed, deadline, session, terms };
-        self.grants.open.insert(id, grant);
+        let grant = Grant {
+            slot,
+            state: State::Open,
+            writing: Vec::new(),
+            exposed,
+            deadline,
+            session,
+            sealed_length: 0,
+            terms,
+        };
+        self.grants.held.insert(id, grant);
         self.grants.queue.push(deadline, id);
-        let open = &self.grants.open;
-        self.grants.queue.compact(open.len(), |std::cmp::Reverse((_, id))| open.contains_key(id));
+        self.grants.by_session.insert((session, id));
         GrantId(id)
     }
 
@@ -198,7 +257,7 @@ impl Shard {
         offset: u64,
         length: u64,
     ) -> Result<(Place, usize, Generation), StoreError> {
-        let grant = self.grants.open.get_mut(&id.0).ok_or(StoreError::NoGrant)?;
+        let grant = self.grants.held.get_mut(&id.0).ok_or(StoreError::NoGrant)?;
         if grant.session != session || grant.state == State::Ending || grant.deadline <= now {
             return Err(StoreError::NoGrant);
         }
@@ -209,7 +268,9 @@ impl Shard {
         if end > grant.slot.length {
             return Err(StoreError::Range { offset, end, len: ByteLen(grant.slot.length) });
         }
-        if grant.writing.iter().any(|other| offset < other.end && other.start < end) {
+        if grant.writing.len() == WRITES_MAX
+            || grant.writing.iter().any(|other| offset < other.end && other.start < end)
+        {
             return Err(StoreError::Busy);
         }
         grant.writing.push(offset..end);
@@ -218,7 +279,7 @@ impl Shard {
 
     /// A write is over. Frees the slot if that was all it waited for.
     pub(crate) fn end_write(&mut self, id: GrantId, offset: u64, length: u64, space: &Space) {
-        let grant = self.grants.open.get_mut(&id.0).expect("a write keeps its grant");
+        let grant = self.grants.held.get_mut(&id.0).expect("a write keeps its grant");
         let range = offset..offset + length;
         let at = grant.writing.iter().position(|other| *other == range).expect("writes are known");
         grant.writing.swap_remove(at);
@@ -226,9 +287,11 @@ impl Shard {
     }
 
     fn settle_ending(&mut self, id: GrantId, space: &Space) {
-        let Some(grant) = self.grants.open.get(&id.0) else { return };
+        let Some(grant) = self.grants.held.get(&id.0) else {
+            return;
+        };
         if grant.state == State::Ending && grant.writing.is_empty() && !grant.exposed {
-            let grant = self.grants.open.remove(&id.0).expect("looked up above");
+            let grant = self.grants.held.remove(&id.0).expect("looked up above");
             space.states.quarantine.fetch_sub(grant.slot.charge, Ordering::Relaxed);
             self.free_slot(grant.slot, space);
         }
@@ -246,43 +309,46 @@ impl Shard {
         if let Some(done) = self.grants.committed.get(&id.0) {
             return Ok(Begun::Done(done.clone()));
         }
-        let grant = self.grants.open.get_mut(&id.0).ok_or(StoreError::NoGrant)?;
+        let grant = self.grants.held.get(&id.0).ok_or(StoreError::NoGrant)?;
         if grant.session != session || grant.state == State::Ending || grant.deadline <= now {
             return Err(StoreError::NoGrant);
         }
         if grant.state == State::Sealing || !grant.writing.is_empty() {
             return Err(StoreError::Busy);
         }
-        if let Some(length) = length {
-            if length > grant.slot.length {
-                return Err(StoreError::Range { offset: 0, end: length, len: ByteLen(grant.slot.length) });
-            }
-            shorten(&mut grant.slot, length, space);
+        if let Some(length) = length
+            && length > grant.slot.length
+        {
+            return Err(StoreError::Range { offset: 0, end: length, len: ByteLen(grant.slot.length) });
         }
+        let grant = self.grants.close(id.0);
         grant.state = State::Sealing;
+        grant.sealed_length = length.unwrap_or(grant.slot.length);
         space.states.reserved.fetch_sub(grant.slot.charge, Ordering::Relaxed);
         space.states.sealing.fetch_add(grant.slot.charge, Ordering::Relaxed);
         Ok(Begun::Seal(ToSeal {
             place: grant.slot.place,
             key_len: grant.slot.key.len(),
-            length: grant.slot.length,
+            length: grant.sealed_length,
             exposed: grant.exposed,
             parent: grant.terms.parent.clone(),
         }))
     }
 
-    /// Takes a grant whose sealing ends, for good or ill, out of the table.
+    /// Takes a grant whose sealing ends, for good or ill, out of the table. What was granted beyond the sealed length is free
+    /// from now on: a moment earlier, an exposed slot's writer might still have reached it.
     pub(crate) fn take_sealing(&mut self, id: GrantId, space: &Space) -> (Slot, Terms) {
-        let grant = self.grants.open.remove(&id.0).expect("sealing keeps its grant");
+        let mut grant = self.grants.held.remove(&id.0).expect("sealing keeps its grant");
         assert_eq!(grant.state, State::Sealing, "only a sealing grant is taken");
         space.states.sealing.fetch_sub(grant.slot.charge, Ordering::Relaxed);
         space.states.reserved.fetch_add(grant.slot.charge, Ordering::Relaxed);
+        shorten(&mut grant.slot, grant.sealed_length, space);
         (grant.slot, grant.terms)
     }
 
     /// Sealing failed before the revocation was proven: the slot waits in quarantine.
     pub(crate) fn quarantine_sealing(&mut self, id: GrantId, space: &Space) {
-        let grant = self.grants.open.get_mut(&id.0).expect("sealing keeps its grant");
+        let grant = self.grants.held.get_mut(&id.0).expect("sealing keeps its grant");
         assert_eq!(grant.state, State::Sealing, "only a sealing grant is quarantined so");
         space.states.sealing.fetch_sub(grant.slot.charge, Ordering::Relaxed);
         space.states.quarantine.fetch_add(grant.slot.charge, Ordering::Relaxed);
@@ -292,14 +358,16 @@ impl Shard {
 
     /// Remembers a commit, so that its repetition gives the same answer.
     pub(crate) fn remember(&mut self, now: Instant, id: GrantId, committed: Committed, memory: Millis) {
-        self.grants.committed.insert(id.0, committed);
+        self.grants.committed_key_bytes += committed.key.len();
+        let before = self.grants.committed.insert(id.0, committed);
+        assert!(before.is_none(), "a grant is committed once");
         self.grants.committed_order.push_back((now + memory, id.0));
         self.grants.forget_committed(now);
     }
 
     /// Ends a grant without publishing. `false` if there is none that can be ended.
     pub(crate) fn abort(&mut self, id: GrantId, session: SessionId, space: &Space) -> bool {
-        match self.grants.open.get(&id.0) {
+        match self.grants.held.get(&id.0) {
             Some(grant) if grant.session == session && grant.state == State::Open => {
                 self.end_grant(id, space);
                 true
@@ -308,17 +376,8 @@ impl Shard {
         }
     }
 
-    /// Aborts all grants of a session. Looks at every grant of the shard.
-    pub(crate) fn end_session_grants(&mut self, session: SessionId, space: &Space) {
-        let ended: Vec<u64> =
-            self.grants.open.iter().filter(|(_, grant)| grant.session == session).map(|(&id, _)| id).collect();
-        for id in ended {
-            self.abort(GrantId(id), session, space);
-        }
-    }
-
     fn end_grant(&mut self, id: GrantId, space: &Space) {
-        let grant = self.grants.open.get_mut(&id.0).expect("the caller looked it up");
+        let grant = self.grants.close(id.0);
         grant.state = State::Ending;
         space.states.reserved.fetch_sub(grant.slot.charge, Ordering::Relaxed);
         space.states.quarantine.fetch_add(grant.slot.charge, Ordering::Relaxed);
@@ -328,23 +387,38 @@ impl Shard {
         self.settle_ending(id, space);
     }
 
-    /// The remote access to a slot is provably over.
+    /// The remote access to a slot in quarantine is provably over. Says nothing of a slot that is still granted: that one is
+    /// fenced when it is sealed, or ends.
     pub(crate) fn fenced(&mut self, id: GrantId, space: &Space) {
-        if let Some(grant) = self.grants.open.get_mut(&id.0) {
+        if let Some(grant) = self.grants.held.get_mut(&id.0)
+            && grant.state == State::Ending
+        {
             grant.exposed = false;
             self.settle_ending(id, space);
         }
     }
 
-    /// Ends the grants that ran out, and forgets old commits. A grant that is being sealed is left to its sealer.
-    pub(crate) fn end_grants(&mut self, now: Instant, space: &Space) {
-        while let Some(id) = self.grants.queue.pop_due(now) {
-            if self.grants.open.get(&id).is_some_and(|grant| grant.state == State::Open && grant.deadline <= now) {
-                self.counters.grants_expired += 1;
-                self.end_grant(GrantId(id), space);
-            }
+    /// Ends the open grants of a session.
+    pub(crate) fn end_session_grants(&mut self, session: SessionId, space: &Space) {
+        let held = (session, u64::MIN)..=(session, u64::MAX);
+        let ended: Vec<u64> = self.grants.by_session.range(held).map(|&(_, id)| id).collect();
+        for id in ended {
+            self.end_grant(GrantId(id), space);
         }
+    }
+
+    /// Ends the open grants that ran out, at most `most`, and forgets old commits. A grant that is being sealed is left to
+    /// its sealer. Returns whether more may be due.
+    pub(crate) fn end_grants(&mut self, now: Instant, most: usize, space: &Space) -> bool {
         self.grants.forget_committed(now);
+        for _ in 0..most {
+            let Some(id) = self.grants.queue.first_due(now) else {
+                return false;
+            };
+            self.counters.grants_expired += 1;
+            self.end_grant(GrantId(id), space);
+        }
+        true
     }
 
     /// Gives a reserved slot back.
@@ -376,10 +450,11 @@ impl Shard {
         let refusal = match (found, terms.condition) {
             (Some(index), Condition::IfAbsent) => {
                 let stamp = parent.map_or_else(|| self.stamp_at(index, now, None), Stamp::child);
-                self.touch(index, stamp);
+                self.touch(index, stamp, space);
                 Some(StoreError::Exists { generation: self.entries[index].generation })
             }
             (None, Condition::IfPresent) => Some(StoreError::Condition),
+            _ if terms.pin => self.take_pin(found, slot.charge, space).err(),
             _ => None,
         };
         if let Some(refusal) = refusal {
@@ -411,7 +486,7 @@ impl Shard {
             self.soft_pin(index, until);
         }
         if terms.pin {
-            self.pin(index, None);
+            self.pin_taken(index);
         }
         debug_assert!(self.entries[index].has(flag::IN_USE), "published");
         Ok(index)

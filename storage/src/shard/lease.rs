@@ -10,6 +10,7 @@ use crate::dram::space::Space;
 use crate::entry::Entries;
 use protocol::base::{Generation, Instant, LeaseId, SessionId};
 use rand::RngCore;
+use std::collections::BTreeSet;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lease {
@@ -22,13 +23,15 @@ pub(crate) struct Lease {
 /// All leases on objects of a shard.
 #[derive(Debug)]
 pub(crate) struct Leases {
+    /// Each is in `queue` and `by_session` too, once.
     held: Side<u64, Lease>,
     queue: Deadlines<u64>,
+    by_session: BTreeSet<(SessionId, u64)>,
 }
 
 impl Leases {
     pub(super) fn new(hasher: &ahash::RandomState) -> Self {
-        Self { held: Side::with_hasher(hasher.clone()), queue: Deadlines::new() }
+        Self { held: Side::with_hasher(hasher.clone()), queue: Deadlines::new(), by_session: BTreeSet::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -36,17 +39,19 @@ impl Leases {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.held.capacity() * (size_of::<Lease>() + 9) + self.queue.len() * 16
+        self.held.capacity() * (size_of::<(u64, Lease)>() + 1) + self.queue.bytes() + self.by_session.len() * 24
     }
 
-    fn push(&mut self, at: Instant, id: u64) {
-        self.queue.push(at, id);
-        let held = &self.held;
-        self.queue
-            .compact(held.len(), |std::cmp::Reverse((at, id))| held.get(id).is_some_and(|lease| lease.deadline == *at));
+    fn take(&mut self, id: u64) -> Option<Lease> {
+        let lease = self.held.remove(&id)?;
+        self.queue.call_off(lease.deadline, id);
+        assert!(self.by_session.remove(&(lease.session, id)), "leases are known by session");
+        Some(lease)
     }
 
     pub(super) fn audit(&self, entries: &Entries) {
+        let held = self.held.len();
+        assert_eq!((self.queue.len(), self.by_session.len()), (held, held), "a lease has a deadline and a session");
         for lease in self.held.values() {
             let entry = entries.get(lease.index).expect("a lease keeps its entry");
             assert_eq!(entry.generation, lease.generation, "a lease keeps its entry");
@@ -74,7 +79,8 @@ impl Shard {
             }
         };
         self.leases.held.insert(id, Lease { index, generation, deadline: until, session });
-        self.leases.push(until, id);
+        self.leases.queue.push(until, id);
+        self.leases.by_session.insert((session, id));
         Some(LeaseId(id))
     }
 
@@ -88,10 +94,11 @@ impl Shard {
         self.held_lease(now, id, session)?;
         let lease = self.leases.held.get_mut(&id.0)?;
         if until > lease.deadline {
+            self.leases.queue.call_off(lease.deadline, id.0);
+            self.leases.queue.push(until, id.0);
             lease.deadline = until;
-            self.leases.push(until, id.0);
         }
-        self.leases.held.get(&id.0).map(|lease| lease.deadline)
+        Some(lease.deadline)
     }
 
     /// Ends a lease. `false` if it is not held by the session.
@@ -99,28 +106,31 @@ impl Shard {
         if self.leases.held.get(&id.0).is_none_or(|lease| lease.session != session) {
             return false;
         }
-        let lease = self.leases.held.remove(&id.0).expect("looked up above");
+        let lease = self.leases.take(id.0).expect("looked up above");
         self.drop_user(lease.index, lease.generation, space);
         true
     }
 
-    /// Ends all leases of a session. Looks at every lease of the shard.
+    /// Ends all leases of a session.
     pub(crate) fn end_session_leases(&mut self, session: SessionId, space: &Space) {
-        let ended: Vec<u64> =
-            self.leases.held.iter().filter(|(_, lease)| lease.session == session).map(|(&id, _)| id).collect();
+        let held = (session, u64::MIN)..=(session, u64::MAX);
+        let ended: Vec<u64> = self.leases.by_session.range(held).map(|&(_, id)| id).collect();
         for id in ended {
-            self.release(LeaseId(id), session, space);
+            let lease = self.leases.take(id).expect("known by session");
+            self.drop_user(lease.index, lease.generation, space);
         }
     }
 
-    /// Ends the leases that ran out.
-    pub(crate) fn end_leases(&mut self, now: Instant, space: &Space) {
-        while let Some(id) = self.leases.queue.pop_due(now) {
-            if self.leases.held.get(&id).is_some_and(|lease| lease.deadline <= now) {
-                let lease = self.leases.held.remove(&id).expect("looked up above");
-                self.counters.leases_expired += 1;
-                self.drop_user(lease.index, lease.generation, space);
-            }
+    /// Ends the leases that ran out, at most `most`. Returns whether more may be due.
+    pub(crate) fn end_leases(&mut self, now: Instant, most: usize, space: &Space) -> bool {
+        for _ in 0..most {
+            let Some(id) = self.leases.queue.first_due(now) else {
+                return false;
+            };
+            let lease = self.leases.take(id).expect("queued leases are held");
+            self.counters.leases_expired += 1;
+            self.drop_user(lease.index, lease.generation, space);
         }
+        true
     }
 }

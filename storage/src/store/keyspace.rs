@@ -1,9 +1,11 @@
 //! Keys and their facts: `STAT`, `TTL`, `PIN`, `SCAN`, `DEL`.
 
 use super::Store;
+use crate::dram::space::Space;
 use crate::entry::flag;
 use crate::error::StoreError;
 use crate::lru::Stamp;
+use crate::shard::Shard;
 use protocol::base::{ByteLen, Crc, Generation, Instant, SegmentId};
 
 /// What `STAT` says of a live object.
@@ -48,18 +50,21 @@ pub enum Ttl {
     Until(Instant),
 }
 
+/// Entries that are looked at under one hold of a shard's lock.
+const LOOKED_MAX: u32 = 16 * 1024;
+
 impl Store {
-    fn at<R>(&self, now: Instant, key: &[u8], look: impl FnOnce(&mut crate::shard::Shard, u32) -> R) -> Option<R> {
+    fn at<R>(&self, now: Instant, key: &[u8], look: impl FnOnce(&mut Shard, u32, &Space) -> R) -> Option<R> {
         let hashed = self.hash(key);
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
             let index = shard.find(now, hashed, space)?;
-            Some(look(shard, index))
+            Some(look(shard, index, space))
         })
     }
 
     /// All facts of a live object. Touches nothing.
     pub fn stat(&self, now: Instant, key: &[u8]) -> Option<Stat> {
-        self.at(now, key, |shard, index| {
+        self.at(now, key, |shard, index, _| {
             let entry = shard.entries[index];
             let position = shard.payload_of(index);
             let stamp = Stamp(entry.stamp);
@@ -83,14 +88,14 @@ impl Store {
 
     /// Whether a key is live, without a grace: `TYPE`, `SCAN`.
     pub fn contains(&self, now: Instant, key: &[u8]) -> bool {
-        self.at(now, key, |_, _| ()).is_some()
+        self.at(now, key, |_, _, _| ()).is_some()
     }
 
     /// Counts as a read: `TOUCH`. `false` if there is no such object.
     pub fn touch(&self, now: Instant, key: &[u8]) -> bool {
-        self.at(now, key, |shard, index| {
+        self.at(now, key, |shard, index, space| {
             let stamp = shard.stamp_at(index, now, None);
-            shard.touch(index, stamp);
+            shard.touch(index, stamp, space);
         })
         .is_some()
     }
@@ -105,7 +110,7 @@ impl Store {
 
     /// When an object expires.
     pub fn ttl(&self, now: Instant, key: &[u8]) -> Ttl {
-        match self.at(now, key, |shard, index| shard.expiry(index)) {
+        match self.at(now, key, |shard, index, _| shard.expiry(index)) {
             None => Ttl::Missing,
             Some(None) => Ttl::Endless,
             Some(Some(at)) => Ttl::Until(at),
@@ -123,7 +128,9 @@ impl Store {
     ) -> bool {
         let hashed = self.hash(key);
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-            let Some(index) = shard.find(now, hashed, space) else { return false };
+            let Some(index) = shard.find(now, hashed, space) else {
+                return false;
+            };
             if !allow(shard.expiry(index)) {
                 return false;
             }
@@ -139,27 +146,15 @@ impl Store {
     /// One pin more, until then or without an end. Returns the pins, `None` if there is no such object.
     ///
     /// # Errors
-    /// [`StoreError::Quota`] when pins hold as much as they may.
+    /// [`StoreError::Quota`] when pins hold as much as they may, [`StoreError::TooManyUsers`] when the object has more pins
+    /// than are counted.
     pub fn pin(&self, now: Instant, key: &[u8], until: Option<Instant>) -> Result<Option<u64>, StoreError> {
-        let room = self.0.pin_room();
-        self.at(now, key, |shard, index| {
-            let charge = shard.charge_of(index);
-            if shard.pins_of(index) == 0 && charge > room.left {
-                return Err(StoreError::Quota {
-                    what: "pins",
-                    held: ByteLen(room.held),
-                    max: ByteLen(room.held + room.left),
-                    wanted: ByteLen(charge),
-                });
-            }
-            Ok(shard.pin(index, until))
-        })
-        .transpose()
+        self.at(now, key, |shard, index, space| shard.pin(index, until, space)).transpose()
     }
 
     /// One pin less. Returns the pins left, `None` if there is no such object.
     pub fn unpin(&self, now: Instant, key: &[u8]) -> Option<u64> {
-        self.at(now, key, |shard, index| shard.unpin(index))
+        self.at(now, key, |shard, index, space| shard.unpin(index, space))
     }
 
     /// Hands keys of live objects to `each`, from `cursor` on, until at least `count` entries were looked at. Returns the
@@ -174,7 +169,7 @@ impl Store {
                 let end = shard.entries.end();
                 // Vacant entries cost next to nothing, but the lock is not held for ever.
                 let mut looked = 0;
-                while index < end && left > 0 && looked < 64 * 1024 {
+                while index < end && left > 0 && looked < LOOKED_MAX {
                     looked += 1;
                     if let Some(entry) = shard.entries.get(index)
                         && !entry.has(flag::DOOMED)
@@ -198,29 +193,37 @@ impl Store {
         if shard_index >= shards { 0 } else { (shard_index as u64) << 32 | u64::from(index) }
     }
 
-    /// Some live key, chosen by `dice`. Looks at a bounded number of entries of each shard.
+    /// Some live key, chosen by `dice`. Where objects are few among many vacant entries, those beside gaps come more often.
     pub fn random_key(&self, now: Instant, dice: u64) -> Option<Vec<u8>> {
         let shards = self.0.shard_count();
         #[expect(clippy::cast_possible_truncation, reason = "dice")]
         let first = dice as usize % shards;
-        for step in 0..shards {
-            let key = self.0.with((first + step) % shards, |shard, space| {
+        (0..shards).map(|step| (first + step) % shards).find_map(|shard| self.random_key_of(now, shard, dice >> 8))
+    }
+
+    fn random_key_of(&self, now: Instant, shard_index: usize, dice: u64) -> Option<Vec<u8>> {
+        let (mut looked, mut key) = (0, None);
+        loop {
+            let ended = self.0.with(shard_index, |shard, space| {
                 let end = shard.entries.end();
-                if shard.live() == 0 || end == 0 {
-                    return None;
+                if shard.live() == 0 || looked >= end {
+                    return true;
                 }
-                let start = u32::try_from((dice >> 8) % u64::from(end)).expect("below end");
-                (0..end).map(|step| (start + step) % end).find_map(|index| {
+                // The lock is not held for ever.
+                let stop = end.min(looked.saturating_add(LOOKED_MAX));
+                let start = u32::try_from(dice % u64::from(end)).expect("below end");
+                key = (looked..stop).map(|step| wrapping_step(start, step, end)).find_map(|index| {
                     let entry = shard.entries.get(index)?;
                     let alive = !entry.has(flag::DOOMED) && shard.expiry(index).is_none_or(|at| at > now);
                     alive.then(|| shard.with_key(index, space, <[u8]>::to_vec))
-                })
+                });
+                looked = stop;
+                key.is_some()
             });
-            if key.is_some() {
+            if ended {
                 return key;
             }
         }
-        None
     }
 
     /// Unlinks every object. Returns how many. Takes each lock for a bounded time.
@@ -248,4 +251,10 @@ impl Store {
         }
         removed
     }
+}
+
+/// `start + step`, around `end`. Both are at most `end`.
+fn wrapping_step(start: u32, step: u32, end: u32) -> u32 {
+    let left = end - start;
+    if step < left { start + step } else { step - left }
 }

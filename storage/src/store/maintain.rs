@@ -2,17 +2,17 @@
 
 use super::{Inner, Store};
 use crate::config::StoreConfig;
+use crate::dram::quota::percent_of;
 use crate::dram::space::Fragmentation;
-use crate::lru::List;
-use crate::place::Position;
 use crate::shard::Counters;
+use crate::shard::gauges::Gauges;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use protocol::base::{ByteLen, GrantId, Instant, Millis, SessionId};
 
-/// Objects that one reservation may evict before it gives up.
-const VICTIMS_MAX: usize = 1 << 16;
-/// Objects that one maintenance call evicts or expires at a time, per shard.
+/// Things that one hold of a shard's lock ends.
 const BATCH: usize = 256;
+/// Objects that one maintenance call evicts. The next goes on where it ended.
+const VICTIMS_MAX: usize = 4096;
 
 /// What of the configuration may change while the store runs.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Tuning {
     high_percent: AtomicU32,
     low_percent: AtomicU32,
     probe_grace_ms: AtomicU64,
+    /// 1 from the high watermark on, until the low one is reached.
+    evicting: AtomicU32,
 }
 
 impl Tuning {
@@ -28,6 +30,7 @@ impl Tuning {
             high_percent: AtomicU32::new(config.watermark_high_percent.into()),
             low_percent: AtomicU32::new(config.watermark_low_percent.into()),
             probe_grace_ms: AtomicU64::new(config.probe_grace.0),
+            evicting: AtomicU32::new(0),
         }
     }
 
@@ -80,66 +83,10 @@ pub struct Usage {
     pub counters: Counters,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PinRoom {
-    pub(crate) held: u64,
-    pub(crate) left: u64,
-}
-
 impl Inner {
-    /// Pages of a segment, after evicting as much as it takes.
-    pub(crate) fn allocate(&self, now: Instant, pages: u32, home: usize) -> Option<Position> {
-        for victims in 0..VICTIMS_MAX {
-            if let Some(position) = self.space.allocate(pages, home) {
-                return Some(position);
-            }
-            if self.evict_one(now).is_none() || victims % 4096 == 4095 {
-                // Nothing left to evict, or it does not help: small values may hold the pages.
-                let freed: u64 = (0..self.shard_count())
-                    .map(|shard| self.with(shard, |shard, space| shard.evict_page(now, space)))
-                    .sum();
-                if freed == 0 && self.evict_one(now).is_none() {
-                    return self.space.allocate(pages, home);
-                }
-            }
-        }
-        None
-    }
-
-    /// Evicts the oldest object of all: plain ones first, soft-pinned ones when there are no others.
-    pub(crate) fn evict_one(&self, now: Instant) -> Option<u64> {
-        for soft in [false, true] {
-            let list = if soft { List::Soft } else { List::Plain };
-            // A shard whose oldest are all spared reports the next oldest, so the search moves on.
-            for _ in 0..2 * self.shard_count() {
-                let Some(shard) = self.oldest_shard(soft) else { break };
-                if let Some(freed) = self.with(shard, |shard, space| shard.evict_oldest(now, list, space)) {
-                    return Some(freed);
-                }
-            }
-        }
-        None
-    }
-
-    /// Frees a slot of a shard's slabs, or a page that it can take. `false` if nothing can be evicted.
-    pub(crate) fn make_small_room(&self, now: Instant, shard: usize) -> bool {
-        // Slots freed in another shard's pages are of no use here, so the victim is this shard's oldest.
-        let here = self.with(shard, |shard, space| {
-            shard.evict_oldest(now, List::Plain, space).or_else(|| shard.evict_oldest(now, List::Soft, space))
-        });
-        here.is_some() || self.evict_one(now).is_some()
-    }
-
-    pub(crate) fn grace_room(&self) -> u64 {
-        let max = self.space.capacity() / 100 * u64::from(self.config.grace_percent_max);
-        let held: u64 = self.gauges.iter().map(|gauges| gauges.graced.load(Ordering::Relaxed)).sum();
-        max.saturating_sub(held)
-    }
-
-    pub(crate) fn pin_room(&self) -> PinRoom {
-        let max = self.space.capacity() / 100 * u64::from(self.config.pinned_percent_max);
-        let held: u64 = self.gauges.iter().map(|gauges| gauges.pinned.load(Ordering::Relaxed)).sum();
-        PinRoom { held, left: max.saturating_sub(held) }
+    /// Bytes of slots, whatever their state.
+    fn occupied(&self) -> u64 {
+        self.space.used().saturating_sub(self.gauges.iter().map(Gauges::slab_free).sum())
     }
 }
 
@@ -153,11 +100,12 @@ impl Store {
         for shard in 0..inner.shard_count() {
             loop {
                 let more = inner.with(shard, |shard, space| {
-                    shard.end_leases(now, space);
-                    shard.end_grants(now, space);
-                    shard.end_pins(now);
+                    let more = shard.end_leases(now, BATCH, space)
+                        | shard.end_grants(now, BATCH, space)
+                        | shard.end_pins(now, BATCH, space)
+                        | shard.expire(now, BATCH, space);
                     fences.append(&mut shard.grants.take_fences());
-                    shard.expire(now, BATCH, space)
+                    more
                 });
                 if !more {
                     break;
@@ -165,10 +113,11 @@ impl Store {
             }
         }
         self.evict_to_watermark(now);
+        inner.shrink_to_capacity(now);
         fences
     }
 
-    /// Ends everything a session was lent: its connection is gone. Costs a look at every lease and grant of the store.
+    /// Ends everything a session was lent: its connection is gone. A grant that is being sealed is left to its sealer.
     pub fn end_session(&self, session: SessionId) {
         for shard in 0..self.0.shard_count() {
             self.0.with(shard, |shard, space| {
@@ -178,35 +127,25 @@ impl Store {
         }
     }
 
+    /// Evicts by bytes of slots, since a small object rarely gives back a page: what it leaves is room for others like it.
     fn evict_to_watermark(&self, now: Instant) {
         let inner = &self.0;
         let capacity = inner.space.capacity();
         let mark = |percent: &AtomicU32| {
-            let percent = u64::from(percent.load(Ordering::Relaxed));
-            capacity / 100 * percent + capacity % 100 * percent / 100
+            percent_of(capacity, u8::try_from(percent.load(Ordering::Relaxed)).expect("a percentage"))
         };
-        if inner.space.used() <= mark(&inner.tuning.high_percent) {
+        let evicting = &inner.tuning.evicting;
+        if evicting.load(Ordering::Relaxed) == 0 && inner.occupied() <= mark(&inner.tuning.high_percent) {
             return;
         }
         let low = mark(&inner.tuning.low_percent);
-        let mut idle = 0;
-        while inner.space.used() > low {
-            let before = inner.space.used();
-            if inner.evict_one(now).is_none() {
+        for _ in 0..VICTIMS_MAX {
+            if inner.occupied() <= low || inner.evict_one(now).is_none() {
+                evicting.store(0, Ordering::Relaxed);
                 return;
             }
-            // Small victims give back pages only when a page empties: help after a while.
-            idle = if inner.space.used() < before { 0 } else { idle + 1 };
-            if idle > 4 * BATCH {
-                idle = 0;
-                for shard in 0..inner.shard_count() {
-                    inner.with(shard, |shard, space| shard.evict_page(now, space));
-                }
-                if inner.space.used() >= before {
-                    return;
-                }
-            }
         }
+        evicting.store(1, Ordering::Relaxed);
     }
 
     /// Evicts up to `most` objects, oldest first. Returns how many there were.
@@ -314,7 +253,7 @@ impl Store {
     /// If one is broken.
     pub fn audit(&self) {
         for shard in 0..self.0.shard_count() {
-            self.0.with(shard, |shard, space| shard.audit(space));
+            self.0.with(shard, |shard, _| shard.audit());
         }
         self.0.space.audit();
         let sum = self.accounting();
@@ -323,5 +262,8 @@ impl Store {
             sum.total,
             "bytes of all states sum up to the capacity: {sum:?}"
         );
+        let space = &self.0.space;
+        assert_eq!(sum.pinned, space.pinned.held(), "pins hold their quota");
+        assert_eq!(sum.graced, space.graced.held(), "graces hold their quota");
     }
 }

@@ -1,6 +1,6 @@
 //! Reading: values in band, guards over large ones, leases, prefix lookups.
 
-use super::Store;
+use super::{Store, shard_number};
 use crate::dram::memory;
 use crate::dram::space::Space;
 use crate::error::StoreError;
@@ -128,7 +128,7 @@ impl Store {
             };
             shard.counters.hits += 1;
             let stamp = shard.stamp_at(index, now, depth);
-            shard.touch(index, stamp);
+            shard.touch(index, stamp, space);
             Ok(Some(match shard.entries[index].place() {
                 Place::Small { .. } => Found::Small(shard.with_small(index, space, small)),
                 Place::Extent { .. } => {
@@ -165,14 +165,14 @@ impl Store {
         depth: Option<u32>,
     ) -> Result<Option<Leased>, StoreError> {
         let shard_index = self.0.shard_of(hashed.hash);
-        let number = u8::try_from(shard_index).expect("at most 256 shards");
+        let number = shard_number(shard_index);
         self.0.with(shard_index, |shard, space| {
             let Some(index) = shard.find(now, hashed, space) else {
                 shard.counters.misses += 1;
                 return Ok(None);
             };
             let stamp = shard.stamp_at(index, now, depth);
-            shard.touch(index, stamp);
+            shard.touch(index, stamp, space);
             let lease = shard.lease(index, until, session, number).ok_or(StoreError::TooManyUsers)?;
             shard.counters.hits += 1;
             let entry = &shard.entries[index];
@@ -301,20 +301,15 @@ impl Store {
 
     fn probe_in(&self, now: Instant, hashed: HashedKey<'_>, depth: Option<u32>) -> Option<u64> {
         let grace = self.0.tuning.probe_grace();
-        let room = self.0.grace_room();
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
             let index = shard.find(now, hashed, space)?;
             if depth.is_some() {
-                let entry = &mut shard.entries[index];
-                // A lookup is a use of the chain, not a read of its bytes: the order changes, the grace begins.
-                let had = entry.flags & crate::entry::flag::GRACE;
-                entry.flags &= !crate::entry::flag::GRACE;
+                // A lookup is a use of the chain, not a read of its bytes: the order changes, the grace is not renewed.
                 let stamp = shard.stamp_at(index, now, depth);
-                shard.touch(index, stamp);
-                shard.entries[index].flags |= had;
+                shard.renew_stamp(index, stamp);
             }
-            if grace > Millis(0) && shard.charge_of(index) <= room {
-                shard.grace(index, now + grace);
+            if grace > Millis(0) {
+                shard.grace(index, now + grace, space);
             }
             Some(u64::from(shard.entries[index].length))
         })

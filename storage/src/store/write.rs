@@ -1,20 +1,20 @@
 //! Writing: reservations, grants, sealing, publication.
 
-use super::{Store, check_key};
-use crate::dram::{memory, slab};
+use super::room::Hunt;
+use super::{Store, check_key, shard_number};
+use crate::dram::extent::Owner;
+use crate::dram::quota::percent_of;
 use crate::dram::slot::SMALL_HEADER;
+use crate::dram::{memory, slab};
 use crate::error::StoreError;
 use crate::lru::Stamp;
-use crate::place::{PAGE, Place, extent_pages};
+use crate::place::{PAGE, Place, SLOT_EDGE, SLOT_EDGE_LEN, extent_pages};
 use crate::shard::grant::{Begun, Committed, Condition, Terms};
 use crate::shard::{self, free_extent};
 use crate::slot::{Account, Slot};
 use crate::sync::Ordering;
 use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, RawSpan, SegmentId, SessionId};
 use std::sync::Arc;
-
-/// Victims that one small write may cost before it gives up.
-const SMALL_VICTIMS_MAX: usize = 512;
 
 /// What a writer is granted.
 #[derive(Clone, Copy, Debug)]
@@ -90,25 +90,32 @@ pub enum Seal {
 }
 
 impl Store {
-    fn charge_for(&self, key: &[u8], length: u64, account: &Account) -> Result<u64, StoreError> {
+    /// Refuses what no store of this configuration holds.
+    fn check_len(&self, key: &[u8], length: u64) -> Result<(), StoreError> {
         check_key(key)?;
-        let config = &self.0.config;
         let one_segment = self.0.space.pages_max() * PAGE;
-        let charge = shard::charge(length, key.len());
-        let max = config.object_len_max.get().min(one_segment.saturating_sub(PAGE));
-        if length > max || charge > one_segment {
+        let max = self.0.config.object_len_max.get().min(one_segment.saturating_sub(PAGE));
+        if length > max || shard::charge(length, key.len()) > one_segment {
             return Err(StoreError::TooBig { len: ByteLen(length), max: ByteLen(max) });
         }
+        Ok(())
+    }
+
+    fn charge_for(&self, key: &[u8], length: u64, account: &Account) -> Result<u64, StoreError> {
+        self.check_len(key, length)?;
+        let config = &self.0.config;
+        let charge = shard::charge(length, key.len());
+        if !self.0.may_ever_fit(charge) {
+            return Err(self.no_space(charge));
+        }
         let capacity = self.0.space.capacity();
-        account.charge(charge, capacity / 100 * u64::from(config.reserved_client_percent_max))?;
+        account.charge(charge, percent_of(capacity, config.reserved_client_percent_max))?;
         let states = &self.0.space.states;
-        let unpublished = states.reserved.fetch_add(charge, Ordering::Relaxed)
-            + states.sealing.load(Ordering::Relaxed)
-            + states.quarantine.load(Ordering::Relaxed);
-        let max = capacity / 100 * u64::from(config.reserved_percent_max);
+        let unpublished = states.unpublished();
+        states.reserved.fetch_add(charge, Ordering::Relaxed);
+        let max = percent_of(capacity, config.reserved_percent_max);
         if unpublished > 0 && unpublished + charge > max {
-            states.reserved.fetch_sub(charge, Ordering::Relaxed);
-            account.discharge(charge);
+            self.uncharge(charge, account);
             return Err(StoreError::Quota {
                 what: "reservations of all clients",
                 held: ByteLen(unpublished),
@@ -135,28 +142,29 @@ impl Store {
     ) -> Result<Slot, StoreError> {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
-        let small = SMALL_HEADER + key.len() as u64 + length;
+        let small = shard::small_len(length, key.len());
         let (place, generation) = if slab::charge(small).is_some() {
-            let mut tries = 0;
+            let mut hunt = Hunt::new(slab::page_run(small));
             loop {
                 let got = self.0.with(shard_index, |shard, space| {
-                    let (page, slot) = shard.slabs.allocate(small, space, shard_index)?;
+                    let (page, slot) = shard.slabs.allocate(small, space, shard_number(shard_index))?;
                     shard.grants.small_bytes += charge;
                     Some((Place::Small { page, slot }, shard.take_generation()))
                 });
                 if let Some(got) = got {
                     break got;
                 }
-                tries += 1;
-                if tries > SMALL_VICTIMS_MAX || !self.0.make_small_room(now, shard_index) {
+                if !self.0.make_small_room(now, shard_index, &mut hunt) {
                     return Err(self.no_space(charge));
                 }
             }
         } else {
             let pages = u32::try_from(extent_pages(length, key.len())).expect("checked against the segment");
-            #[expect(clippy::cast_possible_truncation, reason = "any segment will do")]
             let home = (hashed.hash >> 16) as usize;
-            let payload = self.0.allocate(now, pages, home).ok_or_else(|| self.no_space(charge))?;
+            let owner = Owner::Object { hash: hashed.hash };
+            let payload = self.0.allocate(now, pages, owner, home).ok_or_else(|| self.no_space(charge))?;
+            // A slow reader of what lay here before must not find its generation over the next one's bytes.
+            self.0.space.memory(payload).write(payload.offset() - SLOT_EDGE, &[0; SLOT_EDGE_LEN]);
             (Place::Extent { payload }, self.0.with(shard_index, |shard, _| shard.take_generation()))
         };
         Ok(Slot { key: key.into(), hash: hashed.hash, place, length, charge, generation, account: Arc::clone(account) })
@@ -202,11 +210,14 @@ impl Store {
         terms: GrantTerms,
     ) -> Result<Granted, StoreError> {
         self.check_absent(now, key, &terms.terms)?;
+        if terms.terms.pin {
+            self.check_pin_room(key, length)?;
+        }
         let charge = self.charge_for(key, length, account)?;
         let slot = self.take_slot(now, key, length, charge, account).inspect_err(|_| self.uncharge(charge, account))?;
         let (generation, place, key_len) = (slot.generation, slot.place, key.len());
         let shard_index = self.0.shard_of(slot.hash);
-        let number = u8::try_from(shard_index).expect("at most 256 shards");
+        let number = shard_number(shard_index);
         let (grant, position) = self.0.with(shard_index, |shard, _| {
             let position = shard.payload_position(place, key_len);
             (shard.grant(slot, terms.terms, terms.deadline, terms.session, terms.exposed, number), position)
@@ -233,11 +244,24 @@ impl Store {
         let parent = self.parent_stamp(now, terms);
         let hashed = self.hash(key);
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-            let Some(index) = shard.find(now, hashed, space) else { return Ok(()) };
+            let Some(index) = shard.find(now, hashed, space) else {
+                return Ok(());
+            };
             let stamp = parent.map_or_else(|| shard.stamp_at(index, now, None), Stamp::child);
-            shard.touch(index, stamp);
+            shard.touch(index, stamp, space);
             Err(StoreError::Exists { generation: shard.entries[index].generation })
         })
+    }
+
+    /// Refuses early what publication would refuse for its pin, before a payload has travelled.
+    fn check_pin_room(&self, key: &[u8], length: u64) -> Result<(), StoreError> {
+        self.check_len(key, length)?;
+        let space = &self.0.space;
+        let (charge, held) = (shard::charge(length, key.len()), space.pinned.held());
+        if held.saturating_add(charge) > space.pinned.max(space.capacity()) {
+            return Err(shard::pin::too_much_pinned(space, held, charge));
+        }
+        Ok(())
     }
 
     fn parent_stamp(&self, now: Instant, terms: &Terms) -> Option<Stamp> {
@@ -334,14 +358,14 @@ impl Store {
         account: &Arc<Account>,
         terms: &Terms,
     ) -> Result<Generation, StoreError> {
-        let small = SMALL_HEADER + key.len() as u64 + value.len() as u64;
+        let small = shard::small_len(value.len() as u64, key.len());
         if slab::charge(small).is_none() || terms.parent.is_some() || terms.condition != Condition::Always || terms.pin
         {
             let reservation = self.reserve(now, key, value.len() as u64, account)?;
             let crc = protocol::base::copy_into(value, &reservation.span());
             return reservation.publish(now, crc, terms).map(|committed| committed.generation);
         }
-        check_key(key)?;
+        self.check_len(key, value.len() as u64)?;
         self.set_small(now, key, value, terms)
     }
 
@@ -350,10 +374,11 @@ impl Store {
         let crc = Crc::of(value);
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
-        let len = SMALL_HEADER + key.len() as u64 + value.len() as u64;
-        for _ in 0..=SMALL_VICTIMS_MAX {
+        let len = shard::small_len(value.len() as u64, key.len());
+        let mut hunt = Hunt::new(slab::page_run(len));
+        loop {
             let done = self.0.with(shard_index, |shard, space| {
-                let (page, slot) = shard.slabs.allocate(len, space, shard_index)?;
+                let (page, slot) = shard.slabs.allocate(len, space, shard_number(shard_index))?;
                 let at = shard.slabs.slot(page, slot).0.plus(SMALL_HEADER + key.len() as u64);
                 space.memory(at).write(at.offset(), value);
                 let mut expires = terms.expires;
@@ -383,11 +408,10 @@ impl Store {
             if let Some(generation) = done {
                 return Ok(generation);
             }
-            if !self.0.make_small_room(now, shard_index) {
-                break;
+            if !self.0.make_small_room(now, shard_index, &mut hunt) {
+                return Err(self.no_space(slab::charge(len).unwrap_or(len)));
             }
         }
-        Err(self.no_space(slab::charge(len).unwrap_or(len)))
     }
 }
 
@@ -459,7 +483,9 @@ impl WriteGuard {
 
 impl Drop for WriteGuard {
     fn drop(&mut self) {
-        self.store.0.with(self.shard, |shard, space| shard.end_write(self.grant, self.offset, self.span.len() as u64, space));
+        self.store
+            .0
+            .with(self.shard, |shard, space| shard.end_write(self.grant, self.offset, self.span.len() as u64, space));
     }
 }
 

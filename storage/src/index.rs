@@ -1,0 +1,183 @@
+//! Finds entries by the hash of their key.
+//!
+//! Role: a linear hash table (Litwin, VLDB '80) of chains through [`Entry::next`]: one bucket is split with each insertion
+//! that needs it, so growth never stops the shard as the rehash of a flat table would (tens of milliseconds at a million
+//! entries), and it takes 4 bytes an entry at every size.
+//!
+//! Invariants:
+//! - An entry lies in the chain of `bucket_of` its hash, once.
+//! - There are never more entries than buckets, beyond the first [`BUCKETS_MIN`]. Buckets are not given back.
+
+use crate::entry::{Entries, NIL};
+
+const CHUNK: usize = 4096;
+const BUCKETS_MIN: u32 = 1024;
+
+/// Chain heads, in chunks that never move.
+#[derive(Debug)]
+pub(crate) struct Table {
+    heads: Vec<Box<[u32]>>,
+    buckets: u32,
+    len: usize,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self { heads: vec![vec![NIL; BUCKETS_MIN as usize].into_boxed_slice()], buckets: BUCKETS_MIN, len: 0 }
+    }
+
+    /// Entries in the table.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.heads.iter().map(|chunk| chunk.len() * size_of::<u32>()).sum()
+    }
+
+    fn bucket_of(&self, hash: u32) -> u32 {
+        // Buckets below `buckets - level / 2` are split already and take one more bit.
+        let level = u64::from(self.buckets).next_power_of_two();
+        let bucket = hash & u32::try_from(level - 1).unwrap_or(u32::MAX);
+        if bucket < self.buckets { bucket } else { hash & u32::try_from(level / 2 - 1).expect("half of it fits") }
+    }
+
+    fn head(&self, bucket: u32) -> u32 {
+        self.heads[bucket as usize / CHUNK][bucket as usize % CHUNK]
+    }
+
+    fn head_mut(&mut self, bucket: u32) -> &mut u32 {
+        &mut self.heads[bucket as usize / CHUNK][bucket as usize % CHUNK]
+    }
+
+    /// The entry with this hash that `is` agrees to.
+    pub(crate) fn find(&self, entries: &Entries, hash: u32, is: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut index = self.head(self.bucket_of(hash));
+        while index != NIL {
+            let entry = &entries[index];
+            if entry.hash == hash && is(index) {
+                return Some(index);
+            }
+            index = entry.next;
+        }
+        None
+    }
+
+    /// Puts an entry in, under the hash that it carries.
+    pub(crate) fn insert(&mut self, entries: &mut Entries, index: u32) {
+        let bucket = self.bucket_of(entries[index].hash);
+        let head = self.head_mut(bucket);
+        entries[index].next = std::mem::replace(head, index);
+        self.len += 1;
+        if self.len > self.buckets as usize {
+            self.split(entries);
+        }
+    }
+
+    /// Takes an entry out.
+    ///
+    /// # Panics
+    /// If it is not in the table: that is a bug of ours.
+    pub(crate) fn remove(&mut self, entries: &mut Entries, index: u32) {
+        let bucket = self.bucket_of(entries[index].hash);
+        let next = std::mem::replace(&mut entries[index].next, NIL);
+        self.len -= 1;
+        let mut at = self.head(bucket);
+        if at == index {
+            *self.head_mut(bucket) = next;
+            return;
+        }
+        while at != NIL {
+            if entries[at].next == index {
+                entries[at].next = next;
+                return;
+            }
+            at = entries[at].next;
+        }
+        unreachable!("entry {index} is in its chain");
+    }
+
+    /// One bucket more: takes from its lower half what belongs to it.
+    fn split(&mut self, entries: &mut Entries) {
+        let new = self.buckets;
+        let Some(buckets) = new.checked_add(1) else {
+            return;
+        };
+        if new as usize == self.heads.len() * CHUNK {
+            self.heads.push(vec![NIL; CHUNK].into_boxed_slice());
+        } else if self.heads[0].len() < CHUNK && new as usize >= self.heads[0].len() {
+            let mut grown = vec![NIL; CHUNK];
+            grown[..new as usize].copy_from_slice(&self.heads[0]);
+            self.heads[0] = grown.into_boxed_slice();
+        }
+        let from = new & !(1 << new.ilog2());
+        let mut index = std::mem::replace(self.head_mut(from), NIL);
+        self.buckets = buckets;
+        while index != NIL {
+            let bucket = self.bucket_of(entries[index].hash);
+            debug_assert!(bucket == from || bucket == new, "a split moves to the new bucket only");
+            let head = self.head_mut(bucket);
+            let next = std::mem::replace(&mut entries[index].next, *head);
+            *head = index;
+            index = next;
+        }
+    }
+
+    /// Whether an entry is in the table. For audits.
+    pub(crate) fn contains(&self, entries: &Entries, index: u32) -> bool {
+        self.find(entries, entries[index].hash, |other| other == index).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Entry;
+    use crate::place::Place;
+    use protocol::base::{Crc, Generation};
+    use std::collections::HashMap;
+
+    #[test]
+    fn what_is_put_in_is_found_through_every_split() {
+        let (mut entries, mut table) = (Entries::new(), Table::new());
+        let mut held: HashMap<u32, u32> = HashMap::new();
+        let mut dice = 0x2545_f491_4f6c_dd1du64;
+        for step in 0..60_000u32 {
+            dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let hash = u32::try_from(dice >> 32).expect("32 bits") & 0x000f_ffff;
+            if let Some(index) = held.remove(&hash) {
+                assert_eq!(table.find(&entries, hash, |other| other == index), Some(index), "step {step}");
+                table.remove(&mut entries, index);
+                entries.remove(index);
+                assert_eq!(table.find(&entries, hash, |_| true), None);
+            } else {
+                let index = entries.insert(Entry::new(Generation(1), 0, Place::unpack(0), hash, 0, Crc(0), 0));
+                table.insert(&mut entries, index);
+                held.insert(hash, index);
+            }
+            assert_eq!(table.len(), held.len());
+        }
+        assert!(table.len() > 50_000);
+        for (&hash, &index) in &held {
+            assert_eq!(table.find(&entries, hash, |_| true), Some(index));
+        }
+        assert!(table.bytes() < 5 * held.len());
+    }
+
+    #[test]
+    fn equal_hashes_are_told_apart() {
+        let (mut entries, mut table) = (Entries::new(), Table::new());
+        let indices: Vec<u32> = (0..5)
+            .map(|_| {
+                let index = entries.insert(Entry::new(Generation(1), 0, Place::unpack(0), 7, 0, Crc(0), 0));
+                table.insert(&mut entries, index);
+                index
+            })
+            .collect();
+        table.remove(&mut entries, indices[2]);
+        for (n, &index) in indices.iter().enumerate() {
+            assert_eq!(table.contains(&entries, index), n != 2);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Making room: which objects go when a reservation finds no space.
+//!
+//! Role: first the oldest of all, as long as that may help. Objects of one age lie scattered, so a long run can be far away
+//! however many of them go; and small ones give their page back only with the last of them. Then whole runs are cleared
+//! around the oldest: those neighbours go whose bytes are fewest.
+//!
+//! Invariants:
+//! - What a reservation may evict is bounded by a multiple of what it asked for, not by the population.
+//! - What can never fit evicts nothing.
+//! - No lock is held across objects of different shards.
+
+use super::Inner;
+use crate::dram::extent::{Owner, Run};
+use crate::lru::List;
+use crate::place::{PAGE, Position};
+use crate::shard::evict::Oldest;
+use protocol::base::Instant;
+
+/// Rounds of evicting the oldest, then clearing a run. Each may evict twice as much as the one before.
+const ROUNDS_MAX: u32 = 8;
+/// Oldest objects around which a run is looked for.
+const SEEDS_MAX: usize = 8;
+/// Pages looked at around one of them, at least.
+const RADIUS_MIN: u32 = 512;
+/// Runs that are found to be busy before another neighbourhood is tried.
+const BUSY_MAX: usize = 16;
+/// Objects of its own shard that a small write evicts before it looks for pages.
+const OWN_VICTIMS_MAX: u32 = 64;
+
+/// Runs that one maintenance call clears when the capacity was cut.
+const SHRINKS_MAX: usize = 64;
+
+/// One reservation's search for room.
+#[derive(Debug)]
+pub(crate) struct Hunt {
+    pages: u32,
+    own_victims: u32,
+    evicted: u64,
+    budget: u64,
+    rounds: u32,
+}
+
+impl Hunt {
+    /// For a run of this many pages.
+    pub(crate) fn new(pages: u32) -> Self {
+        Self { pages, own_victims: 0, evicted: 0, budget: 2 * u64::from(pages) * PAGE, rounds: 0 }
+    }
+}
+
+impl Inner {
+    /// Pages of a segment, after evicting as much as it takes.
+    pub(crate) fn allocate(&self, now: Instant, pages: u32, owner: Owner, home: usize) -> Option<Position> {
+        let mut hunt = Hunt::new(pages);
+        loop {
+            let got = self.space.allocate(pages, owner, home);
+            if got.is_some() || !self.make_room(now, &mut hunt) {
+                return got;
+            }
+        }
+    }
+
+    /// Evicts something that may give `shard` a small slot. `false` if nothing more can be done.
+    pub(crate) fn make_small_room(&self, now: Instant, shard: usize, hunt: &mut Hunt) -> bool {
+        // A slot freed in another shard's page is of no use here, so the first victims are this shard's own.
+        while hunt.own_victims < OWN_VICTIMS_MAX {
+            match self.with(shard, |shard, space| shard.evict_oldest(now, List::Plain, space)) {
+                Oldest::Evicted(_) => {
+                    hunt.own_victims += 1;
+                    return true;
+                }
+                Oldest::Parked => {}
+                Oldest::None => break,
+            }
+        }
+        self.make_room(now, hunt)
+    }
+
+    /// Evicts something that may give a run of pages. `false` if nothing more can be done.
+    fn make_room(&self, now: Instant, hunt: &mut Hunt) -> bool {
+        let bytes = u64::from(hunt.pages) * PAGE;
+        let mut dry = false;
+        if hunt.evicted < hunt.budget && self.may_ever_fit(bytes) {
+            match self.evict_one(now) {
+                Some(evicted) => {
+                    hunt.evicted += evicted;
+                    return true;
+                }
+                None => dry = true,
+            }
+        }
+        if hunt.rounds == ROUNDS_MAX || !self.may_ever_fit(bytes) {
+            return false;
+        }
+        hunt.rounds += 1;
+        hunt.budget = hunt.budget.saturating_mul(2);
+        self.trim() > 0 || self.clear_run(now, hunt.pages) || !dry
+    }
+
+    /// Whether there would be room if every object that anybody may evict were gone.
+    pub(crate) fn may_ever_fit(&self, bytes: u64) -> bool {
+        let held = self.space.states.unpublished().saturating_add(self.space.pinned.held());
+        bytes <= self.space.capacity().saturating_sub(held)
+    }
+
+    /// Evicts the oldest object of all: plain ones first, soft-pinned ones when there are no others.
+    pub(crate) fn evict_one(&self, now: Instant) -> Option<u64> {
+        for list in [List::Plain, List::Soft] {
+            // A shard whose oldest are spared moves them out of the way, once for each grace, and reports the next.
+            while let Some(shard) = self.oldest_shard(list) {
+                match self.with(shard, |shard, space| shard.evict_oldest(now, list, space)) {
+                    Oldest::Evicted(bytes) => return Some(bytes),
+                    Oldest::Parked | Oldest::None => {}
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives pages back that the capacity, cut since they were taken, no longer allows.
+    pub(crate) fn shrink_to_capacity(&self, now: Instant) {
+        for _ in 0..SHRINKS_MAX {
+            let excess = self.space.used().saturating_sub(self.space.capacity());
+            if excess == 0 || (self.trim() == 0 && !self.clear_run(now, pages_ceil(excess).min(RADIUS_MIN))) {
+                return;
+            }
+        }
+    }
+
+    fn trim(&self) -> u64 {
+        (0..self.shard_count()).map(|shard| self.with(shard, |shard, space| shard.slabs.trim(space))).sum()
+    }
+
+    /// Frees a run of pages, or pages wherever they lie if it is the capacity that is short.
+    fn clear_run(&self, now: Instant, pages: u32) -> bool {
+        for list in [List::Plain, List::Soft] {
+            for nth in 0..SEEDS_MAX {
+                let Some(shard) = self.oldest_shard(list) else {
+                    break;
+                };
+                let Some(seed) = self.with(shard, |shard, _| shard.nth_oldest_run(list, nth)) else {
+                    break;
+                };
+                if self.clear_around(now, seed, pages, list == List::Soft) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn clear_around(&self, now: Instant, seed: Position, pages: u32, soft: bool) -> bool {
+        let runs = self.space.around(seed, pages.max(RADIUS_MIN));
+        let capped = self.space.is_capped(u64::from(pages) * PAGE);
+        let base = |run: &Run| Position::new(seed.segment(), u64::from(run.start) * PAGE);
+        // Bytes of objects in each run; `None` if it has to stay.
+        let mut costs: Vec<Option<u64>> = runs
+            .iter()
+            .map(|run| match run.owner {
+                None => (!capped).then_some(0),
+                Some(Owner::Object { .. }) => Some(u64::from(run.pages) * PAGE),
+                Some(Owner::Slab { shard, page }) => {
+                    self.with(usize::from(shard), |shard, _| shard.slabs.used_of(page, base(run)))
+                }
+            })
+            .collect();
+        for _ in 0..BUSY_MAX {
+            let chosen =
+                if capped { cheapest_runs(&runs, &costs, pages) } else { cheapest_window(&runs, &costs, pages) };
+            let Some(chosen) = chosen else { return false };
+            let evictable = |&at: &usize| {
+                let run = &runs[at];
+                run.owner.is_none_or(|owner| {
+                    self.with(self.shard_of_owner(owner), |shard, space| {
+                        shard.victims_of_run(now, base(run), owner, soft, space).is_some()
+                    })
+                })
+            };
+            if let Some(&busy) = chosen.iter().find(|at| !evictable(at)) {
+                costs[busy] = None;
+                continue;
+            }
+            let mut freed = false;
+            for at in chosen {
+                if let Some(owner) = runs[at].owner {
+                    freed |= self
+                        .with(self.shard_of_owner(owner), |shard, space| {
+                            shard.evict_run(now, base(&runs[at]), owner, soft, space)
+                        })
+                        .is_some();
+                }
+            }
+            return freed;
+        }
+        false
+    }
+
+    fn shard_of_owner(&self, owner: Owner) -> usize {
+        match owner {
+            Owner::Object { hash } => self.shard_of(hash),
+            Owner::Slab { shard, .. } => usize::from(shard),
+        }
+    }
+}
+
+fn pages_ceil(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(PAGE)).unwrap_or(u32::MAX)
+}
+
+/// Of runs that follow each other without a gap and together have `pages`, those that cost least.
+fn cheapest_window(runs: &[Run], costs: &[Option<u64>], pages: u32) -> Option<Vec<usize>> {
+    let mut best: Option<(u64, std::ops::Range<usize>)> = None;
+    let (mut from, mut sum, mut cost) = (0, 0u64, 0u64);
+    for to in 0..runs.len() {
+        let Some(here) = costs[to] else {
+            (from, sum, cost) = (to + 1, 0, 0);
+            continue;
+        };
+        sum += u64::from(runs[to].pages);
+        cost += here;
+        while sum - u64::from(runs[from].pages) >= u64::from(pages) {
+            sum -= u64::from(runs[from].pages);
+            cost -= costs[from].expect("windows have no run that stays");
+            from += 1;
+        }
+        if sum >= u64::from(pages) && best.as_ref().is_none_or(|&(least, _)| cost < least) {
+            best = Some((cost, from..to + 1));
+        }
+    }
+    best.map(|(_, window)| window.collect())
+}
+
+/// Of runs anywhere that together have `pages`, those that cost least a page.
+fn cheapest_runs(runs: &[Run], costs: &[Option<u64>], pages: u32) -> Option<Vec<usize>> {
+    let mut order: Vec<(u64, usize)> =
+        (0..runs.len()).filter_map(|at| Some((costs[at]? / u64::from(runs[at].pages), at))).collect();
+    order.sort_unstable();
+    let mut sum = 0;
+    let mut chosen = Vec::new();
+    for (_, at) in order {
+        chosen.push(at);
+        sum += runs[at].pages;
+        if sum >= pages {
+            return Some(chosen);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(pages: &[u32]) -> Vec<Run> {
+        let mut start = 1;
+        pages
+            .iter()
+            .map(|&pages| {
+                let run = Run { start, pages, owner: Some(Owner::Object { hash: 0 }) };
+                start += pages;
+                run
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_cheapest_neighbours_are_chosen() {
+        let runs = runs(&[4, 4, 4, 4, 8]);
+        let check = |costs: &[Option<u64>], pages, expected: Option<Vec<usize>>| {
+            assert_eq!(cheapest_window(&runs, costs, pages), expected);
+        };
+        check(&[Some(4), Some(4), Some(0), Some(3), Some(8)], 8, Some(vec![2, 3]));
+        check(&[Some(4), Some(4), None, Some(3), Some(8)], 8, Some(vec![0, 1]));
+        check(&[Some(9), Some(4), None, Some(3), Some(8)], 8, Some(vec![4]));
+        check(&[None, Some(4), None, Some(3), None], 5, None);
+        check(&[Some(1), Some(1), Some(1), Some(1), Some(1)], 24, Some(vec![0, 1, 2, 3, 4]));
+        check(&[Some(1), Some(1), Some(1), Some(1), Some(1)], 25, None);
+        check(&[None, None, None, None, Some(5)], 3, Some(vec![4]));
+    }
+
+    #[test]
+    fn the_emptiest_pages_are_chosen_where_any_will_do() {
+        let runs = runs(&[16, 16, 16, 64]);
+        assert_eq!(cheapest_runs(&runs, &[Some(900), Some(100), Some(500), None], 32), Some(vec![1, 2]));
+        assert_eq!(cheapest_runs(&runs, &[Some(900), None, Some(500), None], 48), None);
+    }
+}

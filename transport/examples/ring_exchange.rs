@@ -3,12 +3,14 @@
 //! Workload: two threads, one message of 64 bytes there and back at a time. `eventfd`: one 8-byte write and one blocking
 //! read on each side, no message. `ring, asleep`: neither side spins, so each message costs a wake. `ring, brief spin`:
 //! as a client waits by default. `ring, spinning`: neither side ever sleeps. The ways take turns within each round;
-//! medians of the rounds, in microseconds. A sleeping core costs 35 us and more to wake on a virtual machine, so the
-//! first two depend on what else runs; their ratio does not. It is to stay at or below 1.5.
+//! medians of the rounds, in microseconds. For the first two both threads share one core: across cores each wake costs
+//! what the idle core takes to come back, 5 to 50 us on a virtual machine, which says nothing about either way. Their
+//! ratio is to stay at or below 1.5.
 //!
 //! `cargo run --release -p mooncake-transport --example ring_exchange [ROUNDS]`, 9 rounds unless said otherwise.
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -21,8 +23,8 @@ fn main() {
     let rounds: usize = std::env::args().nth(1).map_or(9, |text| text.parse().expect("a number of rounds"));
     type Way = (&'static str, fn() -> f64);
     let ways: [Way; 4] = [
-        ("eventfd", bare),
-        ("ring, asleep", || ring(Duration::ZERO)),
+        ("eventfd", || on_one_core(bare)),
+        ("ring, asleep", || on_one_core(|| ring(Duration::ZERO))),
         ("ring, brief spin", || ring(Duration::from_micros(20))),
         ("ring, spinning", || ring(Duration::from_secs(1))),
     ];
@@ -54,6 +56,18 @@ fn timed(mut exchange: impl FnMut()) -> f64 {
         count += 20;
     }
     started.elapsed().as_secs_f64() * 1e6 / f64::from(count)
+}
+
+/// Runs `way` with this thread, and those it starts, on one core.
+fn on_one_core(way: impl FnOnce() -> f64) -> f64 {
+    let all = sched_getaffinity(None).expect("an affinity");
+    let first = (0..CpuSet::MAX_CPU).find(|&cpu| all.is_set(cpu)).expect("a core");
+    let mut one = CpuSet::new();
+    one.set(first);
+    sched_setaffinity(None, &one).expect("pinned");
+    let micros = way();
+    sched_setaffinity(None, &all).expect("unpinned");
+    micros
 }
 
 fn bare() -> f64 {

@@ -22,12 +22,8 @@ use std::path::PathBuf;
 ///
 /// Without --peer and --start it starts mooncake-server from beside this program, and redis-server and valkey-server
 /// where they are on the search path.
-///
-///   mooncake-bench compare --limits
-///   mooncake-bench compare --peer mooncake=127.0.0.1:6379:PID --peer redis=127.0.0.1:6380:PID --suite small
-///   mooncake-bench compare --suite docs --out docs/performance.md
 #[derive(Clone, Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// A server that runs already; with its process id, its CPU time counts.
     #[arg(long = "peer", value_name = "NAME=HOST:PORT[:PID]")]
@@ -90,6 +86,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
+
+const EXAMPLES: &str = "Examples:
+  mooncake-bench compare --limits
+  mooncake-bench compare --peer mooncake=127.0.0.1:6379:PID --peer redis=127.0.0.1:6380:PID
+  mooncake-bench compare --start redis=redis-server --start valkey=valkey-server --suite small
+  mooncake-bench compare --suite docs --out docs/performance.md";
 
 /// Which cells are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -9,28 +9,37 @@
 
 mod bare;
 mod bulk;
+mod capacity;
 mod chart;
 mod compare;
 mod cpu;
 mod endpoint;
+mod fill;
 mod keys;
 mod latency;
 mod limits;
 mod lru;
 mod memory;
+mod mix;
 mod number;
 mod payload;
 mod peer;
 mod plot;
+mod prefill;
 mod progress;
+mod replay;
 mod report;
 mod ring;
 mod rounds;
+mod run;
 mod server;
+mod session;
+mod sizes;
 mod small;
 mod table;
 mod trace;
 mod turn;
+mod verdict;
 mod wire;
 
 use anyhow::Result;
@@ -52,6 +61,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Fill(fill::Args),
+    Run(run::Args),
+    Replay(replay::Args),
     Compare(Box<compare::Args>),
     Limits(limits::Args),
     /// The other process of a bare pair. Started by this tool only.
@@ -61,7 +73,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli) {
+    match execute(&cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(3),
         Err(error) => {
@@ -72,8 +84,11 @@ fn main() -> ExitCode {
 }
 
 /// `true` if everything was right.
-fn run(cli: &Cli) -> Result<bool> {
+fn execute(cli: &Cli) -> Result<bool> {
     let report = match &cli.command {
+        Command::Fill(args) => fill::run(args)?,
+        Command::Run(args) => run::run(args)?,
+        Command::Replay(args) => replay::run(args)?,
         Command::Compare(args) => compare::run(args)?,
         Command::Limits(args) => limits::run(args)?,
         Command::BareServer => return bare::process::serve().map(|()| true),

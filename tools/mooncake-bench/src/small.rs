@@ -12,6 +12,7 @@ use crate::keys::key;
 use crate::payload::Payload;
 use crate::ring::RING_BYTES;
 use crate::turn::{Cell, Op, Tally, Turn, measure};
+use crate::verdict::is_right;
 use crate::wire::{push_bulk, push_command, push_line, read_some};
 use anyhow::{Context, Result, bail};
 use rustix::event::epoll;
@@ -156,10 +157,8 @@ impl<'a> Connection<'a> {
                 let body = &have[script.head.len()..script.answer_len];
                 if let Some(value) = body.strip_suffix(b"\r\n") {
                     let key = &script.keys[self.due % script.keys.len()];
-                    if let Err(wrong) = Payload::of(key).check(value, script.cell.verify) {
-                        eprintln!("{}: {wrong}", String::from_utf8_lossy(key));
-                        tally.wrong += 1;
-                    }
+                    let right = is_right(key, value, script.cell.size, script.cell.verify);
+                    tally.wrong += u64::from(!right);
                 } else if !body.is_empty() {
                     bail!("a body of {} bytes does not end where it should", script.cell.size);
                 }

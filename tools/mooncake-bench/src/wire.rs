@@ -60,20 +60,21 @@ impl Wire {
         Self { socket, out: Vec::with_capacity(256), ahead: Vec::new() }
     }
 
-    /// Sends `SET` of each value without waiting, then reads all answers.
+    /// `SET key value`.
     pub(crate) fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.send_set(key, value)?;
+        self.send_set(key, value, false)?;
         self.expect_ok()
     }
 
-    /// Sends `SET key value` straight from `value`.
-    pub(crate) fn send_set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+    /// Sends `SET key value` straight from `value`, with `NX` if it must not replace.
+    pub(crate) fn send_set(&mut self, key: &[u8], value: &[u8], only_new: bool) -> Result<()> {
         self.out.clear();
-        push_array(&mut self.out, 3);
+        push_array(&mut self.out, if only_new { 4 } else { 3 });
         push_bulk(&mut self.out, b"SET");
         push_bulk(&mut self.out, key);
         push_line(&mut self.out, b'$', value.len());
-        write_all(&self.socket, &mut [IoSlice::new(&self.out), IoSlice::new(value), IoSlice::new(b"\r\n")])
+        let tail: &[u8] = if only_new { b"\r\n$2\r\nNX\r\n" } else { b"\r\n" };
+        write_all(&self.socket, &mut [IoSlice::new(&self.out), IoSlice::new(value), IoSlice::new(tail)])
             .context("send a value")
     }
 
@@ -260,7 +261,7 @@ mod tests {
     #[test]
     fn requests_are_resp_arrays() {
         let (mut wire, mut end) = hearing(b"");
-        wire.send_set(b"k", b"value").unwrap();
+        wire.send_set(b"k", b"value", false).unwrap();
         wire.send_gets([&b"k"[..]].into_iter()).unwrap();
         drop(wire);
         let mut said = String::new();

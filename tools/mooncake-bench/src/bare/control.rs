@@ -37,6 +37,10 @@ impl Control {
     }
 }
 
+/// Adds one to an eventfd.
+#[expect(clippy::host_endian_bytes, reason = "the kernel's counter is in the machine's own order")]
+const WAKE: [u8; 8] = 1u64.to_ne_bytes();
+
 /// 64 bytes.
 pub(crate) type Message = [u64; 8];
 
@@ -126,7 +130,7 @@ impl End {
             }
             Line::Eventfd { tells, .. } => {
                 self.publish(message);
-                ensure!(rustix::io::write(tells, &1u64.to_ne_bytes())? == 8, "an eventfd takes 8 bytes");
+                ensure!(rustix::io::write(tells, &WAKE)? == 8, "an eventfd takes 8 bytes");
                 Ok(())
             }
         }

@@ -74,13 +74,13 @@ impl Lists {
         let which = list as usize;
         let stamp = entries[index].stamp;
         debug_assert!(!entries[index].has(flag::LISTED), "entry {index} is in a list already");
-        // Oldest of all: as after a grace, or a long lease.
+        let (mut newer, mut older) = (NIL, self.newest[which]);
+        // Oldest of all: as after a grace, or a long lease. Of equals the later one is newer.
         let tail = self.oldest[which];
-        if tail != NIL && stamp <= entries[tail].stamp {
+        if tail != NIL && stamp <= entries[tail].stamp && stamp < entries[older].stamp {
             self.link(entries, index, which, tail, NIL);
             return;
         }
-        let (mut newer, mut older) = (NIL, self.newest[which]);
         for _ in 0..WALK_MAX {
             if older == NIL || entries[older].stamp <= stamp {
                 break;
@@ -176,5 +176,15 @@ mod tests {
             lists.remove(&mut entries, index);
         }
         assert_eq!(order(&lists, &entries), [2, 3, 5, 7, 8]);
+    }
+
+    #[test]
+    fn of_equal_stamps_the_first_to_come_is_the_oldest() {
+        let (mut entries, mut lists) = (Entries::new(), Lists::new());
+        for _ in 0..5 {
+            let index = entries.insert(Entry::new(Generation(1), 7, Place::unpack(0), 0, 0, Crc(0), 1));
+            lists.insert(&mut entries, index, List::Plain);
+        }
+        assert_eq!(lists.iter(&entries, List::Plain).collect::<Vec<u32>>(), [0, 1, 2, 3, 4]);
     }
 }

@@ -139,9 +139,10 @@ impl Space {
         self.segments[seed.segment()].extents.lock().around(center, radius)
     }
 
-    /// Whether `bytes` more would pass the capacity, however the free pages lie.
-    pub(crate) fn is_capped(&self, bytes: u64) -> bool {
-        self.used().saturating_add(bytes) > self.capacity()
+    /// Whether a free run of `pages` is there and only the capacity forbids to take it.
+    pub(crate) fn is_capped(&self, pages: u32) -> bool {
+        self.used().saturating_add(u64::from(pages) * PAGE) > self.capacity()
+            && self.segments.iter().any(|segment| segment.longest.load(Ordering::Relaxed) >= pages)
     }
 
     pub(crate) fn memory(&self, position: Position) -> &Memory {
@@ -182,15 +183,17 @@ impl Space {
             .map_or(0, |pages| pages.saturating_sub(1))
     }
 
-    pub(crate) fn fragmentation(&self) -> Fragmentation {
-        let mut all = Fragmentation::default();
-        for segment in &self.segments {
+    /// Free bytes of each segment, and how scattered they are.
+    pub(crate) fn fragmentation(&self) -> Vec<Fragmentation> {
+        let of = |segment: &Segment| {
             let extents = segment.extents.lock();
-            all.free += u64::from(extents.free_pages()) * PAGE;
-            all.longest = all.longest.max(u64::from(extents.longest()) * PAGE);
-            all.runs += extents.runs() as u64;
-        }
-        all
+            Fragmentation {
+                free: u64::from(extents.free_pages()) * PAGE,
+                longest: u64::from(extents.longest()) * PAGE,
+                runs: extents.runs() as u64,
+            }
+        };
+        self.segments.iter().map(of).collect()
     }
 
     pub(crate) fn audit(&self) {

@@ -27,21 +27,25 @@ pub(crate) enum Oldest {
 }
 
 impl Shard {
-    /// Evicts the oldest object of `list`.
+    /// Evicts the oldest object of `list`. If that is spared, it is put out of the way, and the caller chooses again: the
+    /// next oldest may be another shard's.
     pub(crate) fn evict_oldest(&mut self, now: Instant, list: List, space: &Space) -> Oldest {
-        for _ in 0..PARKED_MAX {
+        let mut parked = 0;
+        loop {
             let index = self.lists.oldest(list);
             if index == NIL {
                 return Oldest::None;
             }
-            if self.entries[index].has(flag::GRACE) && self.pins.graced(index, now) {
-                self.lists.remove(&mut self.entries, index);
-                self.lists.insert(&mut self.entries, index, List::Parked);
-                continue;
+            if !(self.entries[index].has(flag::GRACE) && self.pins.graced(index, now)) {
+                return if parked > 0 { Oldest::Parked } else { Oldest::Evicted(self.evict(index, space)) };
             }
-            return Oldest::Evicted(self.evict(index, space));
+            if parked == PARKED_MAX {
+                return Oldest::Parked;
+            }
+            self.lists.remove(&mut self.entries, index);
+            self.lists.insert(&mut self.entries, index, List::Parked);
+            parked += 1;
         }
-        Oldest::Parked
     }
 
     fn evict(&mut self, index: u32, space: &Space) -> u64 {

@@ -112,8 +112,9 @@ impl Store {
                 }
             }
         }
-        self.evict_to_watermark(now);
+        // Pages first: once the oldest objects are gone from everywhere, each page would cost more of the others.
         inner.shrink_to_capacity(now);
+        self.evict_to_watermark(now);
         fences
     }
 
@@ -239,6 +240,15 @@ impl Store {
 
     /// Free bytes and how scattered they are.
     pub fn fragmentation(&self) -> Fragmentation {
+        self.fragmentation_by_segment().into_iter().fold(Fragmentation::default(), |all, of| Fragmentation {
+            free: all.free + of.free,
+            longest: all.longest.max(of.longest),
+            runs: all.runs + of.runs,
+        })
+    }
+
+    /// The same of each segment, in the order they were handed in.
+    pub fn fragmentation_by_segment(&self) -> Vec<Fragmentation> {
         self.0.space.fragmentation()
     }
 

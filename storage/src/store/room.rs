@@ -93,7 +93,7 @@ impl Inner {
         }
         hunt.rounds += 1;
         hunt.budget = hunt.budget.saturating_mul(2);
-        self.trim() > 0 || self.clear_run(now, hunt.pages) || !dry
+        self.trim() > 0 || self.clear_run(now, hunt.pages, self.space.is_capped(hunt.pages)) || !dry
     }
 
     /// Whether there would be room if every object that anybody may evict were gone.
@@ -120,7 +120,7 @@ impl Inner {
     pub(crate) fn shrink_to_capacity(&self, now: Instant) {
         for _ in 0..SHRINKS_MAX {
             let excess = self.space.used().saturating_sub(self.space.capacity());
-            if excess == 0 || (self.trim() == 0 && !self.clear_run(now, pages_ceil(excess).min(RADIUS_MIN))) {
+            if excess == 0 || (self.trim() == 0 && !self.clear_run(now, pages_ceil(excess).min(RADIUS_MIN), true)) {
                 return;
             }
         }
@@ -130,8 +130,8 @@ impl Inner {
         (0..self.shard_count()).map(|shard| self.with(shard, |shard, space| shard.slabs.trim(space))).sum()
     }
 
-    /// Frees a run of pages, or pages wherever they lie if it is the capacity that is short.
-    fn clear_run(&self, now: Instant, pages: u32) -> bool {
+    /// Frees a run of pages, or pages wherever they lie if only their number is short.
+    fn clear_run(&self, now: Instant, pages: u32, anywhere: bool) -> bool {
         for list in [List::Plain, List::Soft] {
             for nth in 0..SEEDS_MAX {
                 let Some(shard) = self.oldest_shard(list) else {
@@ -140,7 +140,7 @@ impl Inner {
                 let Some(seed) = self.with(shard, |shard, _| shard.nth_oldest_run(list, nth)) else {
                     break;
                 };
-                if self.clear_around(now, seed, pages, list == List::Soft) {
+                if self.clear_around(now, seed, pages, anywhere, list == List::Soft) {
                     return true;
                 }
             }
@@ -148,15 +148,14 @@ impl Inner {
         false
     }
 
-    fn clear_around(&self, now: Instant, seed: Position, pages: u32, soft: bool) -> bool {
+    fn clear_around(&self, now: Instant, seed: Position, pages: u32, anywhere: bool, soft: bool) -> bool {
         let runs = self.space.around(seed, pages.max(RADIUS_MIN));
-        let capped = self.space.is_capped(u64::from(pages) * PAGE);
         let base = |run: &Run| Position::new(seed.segment(), u64::from(run.start) * PAGE);
         // Bytes of objects in each run; `None` if it has to stay.
         let mut costs: Vec<Option<u64>> = runs
             .iter()
             .map(|run| match run.owner {
-                None => (!capped).then_some(0),
+                None => (!anywhere).then_some(0),
                 Some(Owner::Object { .. }) => Some(u64::from(run.pages) * PAGE),
                 Some(Owner::Slab { shard, page }) => {
                     self.with(usize::from(shard), |shard, _| shard.slabs.used_of(page, base(run)))
@@ -165,7 +164,7 @@ impl Inner {
             .collect();
         for _ in 0..BUSY_MAX {
             let chosen =
-                if capped { cheapest_runs(&runs, &costs, pages) } else { cheapest_window(&runs, &costs, pages) };
+                if anywhere { cheapest_runs(&runs, &costs, pages) } else { cheapest_window(&runs, &costs, pages) };
             let Some(chosen) = chosen else { return false };
             let evictable = |&at: &usize| {
                 let run = &runs[at];

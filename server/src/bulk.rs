@@ -40,6 +40,11 @@ impl BulkSessions {
         token
     }
 
+    /// Sessions that are open.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
     pub(crate) fn forget(&self, token: Token) {
         self.0.lock().remove(&token.0);
     }

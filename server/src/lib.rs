@@ -17,7 +17,9 @@ mod handler;
 mod listen;
 mod node;
 mod run;
+mod sampler;
 mod session;
+mod slow;
 mod stats;
 mod worker;
 

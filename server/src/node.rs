@@ -6,6 +6,8 @@ use crate::bulk::BulkSessions;
 use crate::clients::Clients;
 use crate::clock::BootClock;
 use crate::config::Config;
+use crate::sampler::Sampler;
+use crate::slow::Slow;
 use crate::stats::NodeStats;
 use crate::worker::Workers;
 use anyhow::Context as _;
@@ -41,6 +43,10 @@ pub struct Node {
     pub(crate) clients: Clients,
     pub(crate) bulk: BulkSessions,
     pub(crate) stats: NodeStats,
+    pub(crate) sampler: Sampler,
+    pub(crate) slow: Slow,
+    /// The file that the configuration came from, for `CONFIG REWRITE`.
+    pub(crate) config_file: OnceLock<PathBuf>,
     pub(crate) workers: OnceLock<Workers>,
     pub(crate) addresses: OnceLock<Addresses>,
     /// Bytes of segments whose pages are there.
@@ -119,6 +125,9 @@ impl Node {
             clients: Clients::default(),
             bulk: BulkSessions::default(),
             stats: NodeStats::default(),
+            sampler: Sampler::default(),
+            slow: Slow::default(),
+            config_file: OnceLock::new(),
             workers: OnceLock::new(),
             addresses: OnceLock::new(),
             prefaulted: AtomicU64::new(0),

@@ -148,7 +148,7 @@ pub(crate) struct ClientInfo {
     pub(crate) pending: AtomicU64,
     pub(crate) resp3: AtomicBool,
     pub(crate) no_evict: AtomicBool,
-    /// Whether its reads leave the order of eviction alone.
+    /// Its reads do not count as use.
     pub(crate) no_touch: AtomicBool,
     pub(crate) words: Mutex<ClientWords>,
     task: Mutex<Option<AbortHandle>>,

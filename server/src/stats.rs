@@ -1,6 +1,7 @@
 //! Counters of the node. Each is written by many threads and read by `INFO`.
 
 use protocol::command::CommandId;
+use protocol::resp::ErrorWord;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter on a cache line of its own.
@@ -37,6 +38,7 @@ pub(crate) struct WorkerStats {
     pub(crate) net_out: Counter,
     pub(crate) errors: Counter,
     by_command: Box<[CommandStat]>,
+    by_error: Box<[AtomicU64]>,
     /// Connections served here, and of them those that move large values.
     pub(crate) connections: AtomicU64,
     pub(crate) bulky: AtomicU64,
@@ -50,6 +52,7 @@ impl WorkerStats {
             net_out: Counter::default(),
             errors: Counter::default(),
             by_command: (0..CommandId::COUNT).map(|_| CommandStat::default()).collect(),
+            by_error: ErrorWord::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             connections: AtomicU64::new(0),
             bulky: AtomicU64::new(0),
         }
@@ -57,6 +60,17 @@ impl WorkerStats {
 
     pub(crate) fn of(&self, id: CommandId) -> &CommandStat {
         &self.by_command[id as usize]
+    }
+
+    /// A command was answered with an error.
+    pub(crate) fn error(&self, word: ErrorWord) {
+        self.errors.add(1);
+        bump(&self.by_error[word as usize], 1);
+    }
+
+    /// Errors answered that begin with this word.
+    pub(crate) fn errors_of(&self, word: ErrorWord) -> &AtomicU64 {
+        &self.by_error[word as usize]
     }
 }
 

@@ -18,6 +18,11 @@ pub(crate) fn spec_at(id: u64) -> Option<&'static Spec> {
     usize::try_from(id).ok().and_then(|id| BY_ID.get(id).copied())
 }
 
+/// The full name of a command.
+pub(crate) fn name_of(id: CommandId) -> &'static str {
+    BY_ID[id as usize].full_name
+}
+
 /// The command called `name`, or `container|subcommand`.
 fn find(name: &[u8]) -> Option<&'static Spec> {
     let mut parts = name.splitn(2, |&byte| byte == b'|');

@@ -6,7 +6,7 @@ use crate::dispatch::{Ctx, Flow};
 use crate::glob::Glob;
 use crate::node::Node;
 use protocol::command::CommandId;
-use protocol::resp::{Arg, WireError};
+use protocol::resp::{Arg, ErrorWord, WireError};
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -79,6 +79,9 @@ fn reset_statistics(node: &Node) {
             for counter in [&of.calls, &of.usec, &of.rejected, &of.failed] {
                 counter.store(0, Ordering::Relaxed);
             }
+        }
+        for &word in ErrorWord::ALL {
+            stats.errors_of(word).store(0, Ordering::Relaxed);
         }
     }
     let stats = &node.stats;

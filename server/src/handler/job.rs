@@ -41,6 +41,8 @@ pub(crate) enum Job {
     Store(Box<Storing>),
     /// `DEBUG SLEEP`.
     Sleep(Duration),
+    /// `FLUSHALL` of so many objects that it takes a thread of its own.
+    Flush,
 }
 
 /// Checks `to`, after filling it from `from` if there is one. `offset` and `crc` are where the last turn ended.
@@ -111,6 +113,16 @@ impl Job {
                 let crc = fill(Some(&storing.source), &storing.slot.span()).await;
                 session.node.stats.shm_in.add(storing.source.len() as u64);
                 reply(output, storing.publish(session.node.now(), crc).map_err(refused));
+            }
+            Self::Flush => {
+                let store = session.node.store.clone();
+                match tokio::task::spawn_blocking(move || store.clear()).await {
+                    Ok(removed) => {
+                        tracing::info!(client = session.client.id, removed, "FLUSHALL");
+                        output.writer().ok();
+                    }
+                    Err(error) => output.writer().wire_error(&WireError::err(error.to_string())),
+                }
             }
             Self::Sleep(span) => {
                 tokio::time::sleep(span).await;

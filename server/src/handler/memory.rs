@@ -32,10 +32,8 @@ pub(crate) struct MemoryUse {
 impl MemoryUse {
     pub(crate) fn of(node: &Node) -> Self {
         let sums = node.store.accounting();
-        let free = node.store.fragmentation();
+        let scattered: u64 = node.store.fragmentation_by_segment().iter().map(|of| of.free - of.longest.min(of.free)).sum();
         let output = node.clients.all().iter().map(|client| client.pending.load(Ordering::Relaxed)).sum();
-        let together = free.longest.saturating_mul(node.segments.len() as u64);
-        let scattered = free.free.saturating_sub(together);
         Self {
             slots: sums.total.saturating_sub(sums.free),
             holes: sums.slab_free,

@@ -1,0 +1,454 @@
+//! `DIAGNOSE`: what is wrong with the node, and what to do about it.
+//!
+//! Role: rules over numbers that `INFO` shows too. A rule is a function of [`Vitals`] and so has a test without a node.
+//!
+//! Invariants:
+//! - The score is 100 exactly when nothing is found.
+
+use super::memory::{MemoryUse, percent};
+use crate::dispatch::{Ctx, Flow};
+use crate::node::Node;
+use protocol::base::{ByteLen, StableMemory as _};
+use protocol::resp::WireError;
+use rustix::process::{Resource, getrlimit};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use storage::{Accounting, Counters, Pages};
+
+/// Objects that go sooner than this after their last use did not have time to be read again.
+const RESIDENCE_MIN: Duration = Duration::from_secs(60);
+/// Descriptors that are not connections: listeners, segments, eventfds, files.
+const DESCRIPTORS_SPARE: u64 = 64;
+/// Share of a limit at which it is near, in percent.
+const NEAR_PERCENT: f64 = 90.0;
+
+/// How bad it is, and what it costs of the score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// Good to know.
+    Note,
+    /// Will hurt, or does so a little.
+    Warning,
+    /// Hurts now.
+    Critical,
+}
+
+impl Severity {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
+    const fn cost(self) -> u64 {
+        match self {
+            Self::Note => 2,
+            Self::Warning => 10,
+            Self::Critical => 40,
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) severity: Severity,
+    /// What rule found it: stable, for programs.
+    pub(crate) about: &'static str,
+    pub(crate) what: String,
+    pub(crate) remedy: String,
+    /// Whether `MEMORY DOCTOR` tells it too.
+    pub(crate) of_memory: bool,
+}
+
+/// The numbers that the rules look at.
+#[derive(Clone, Debug, Default)]
+struct Vitals {
+    memory: MemoryUse,
+    sums: Accounting,
+    counters: Counters,
+    high_percent: u8,
+    reserved_percent_max: u8,
+    pinned_percent_max: u8,
+    grace_percent_max: u8,
+    eviction_rate: f64,
+    clients: u64,
+    clients_max: u64,
+    rejected: u64,
+    timed_out: u64,
+    segments_len: u64,
+    prefaulted: u64,
+    huge_segments: usize,
+    segments: usize,
+    descriptors_max: Option<u64>,
+    locked_max: Option<u64>,
+    memory_available: Option<u64>,
+}
+
+impl Vitals {
+    fn of(node: &Node) -> Self {
+        let config = node.config.read();
+        Self {
+            memory: MemoryUse::of(node),
+            sums: node.store.accounting(),
+            counters: node.store.usage().counters,
+            high_percent: config.watermark_high_percent.0,
+            reserved_percent_max: config.reserved_percent_max.0,
+            pinned_percent_max: config.pinned_percent_max.0,
+            grace_percent_max: config.probe_grace_percent_max.0,
+            eviction_rate: node.sampler.eviction_rate(),
+            clients: node.clients.len() as u64,
+            clients_max: config.maxclients as u64,
+            rejected: node.stats.rejected.get(),
+            timed_out: node.stats.timeouts.get(),
+            segments_len: node.segments.iter().map(|segment| segment.len() as u64).sum(),
+            prefaulted: node.prefaulted.load(Ordering::Relaxed),
+            huge_segments: node.segments.iter().filter(|segment| segment.pages() == Pages::Huge).count(),
+            segments: node.segments.len(),
+            descriptors_max: getrlimit(Resource::Nofile).current,
+            locked_max: getrlimit(Resource::Memlock).current,
+            memory_available: available(),
+        }
+    }
+}
+
+/// Bytes that the machine could still give.
+fn available() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+const RULES: [fn(&Vitals) -> Option<Finding>; 12] = [
+    missing_memory,
+    prefault,
+    watermark,
+    residence,
+    fragmentation,
+    reservations,
+    pins,
+    graces,
+    clients,
+    descriptors,
+    payloads,
+    pages,
+];
+
+fn found(
+    severity: Severity,
+    about: &'static str,
+    what: String,
+    remedy: impl Into<String>,
+    of_memory: bool,
+) -> Option<Finding> {
+    Some(Finding { severity, about, what, remedy: remedy.into(), of_memory })
+}
+
+fn missing_memory(v: &Vitals) -> Option<Finding> {
+    let missing = v.segments_len.saturating_sub(v.prefaulted);
+    // Reserved huge pages are there already.
+    if v.huge_segments == v.segments || v.memory_available.is_none_or(|available| available >= missing) {
+        return None;
+    }
+    found(
+        Severity::Critical,
+        "memory",
+        format!("{} of the segments are not backed yet, and the machine has less than that left.", ByteLen(missing)),
+        "Lower `dram`, or free memory: the kernel kills the server when it cannot back a page.",
+        true,
+    )
+}
+
+fn prefault(v: &Vitals) -> Option<Finding> {
+    if v.prefaulted >= v.segments_len {
+        return None;
+    }
+    found(
+        Severity::Note,
+        "prefault",
+        format!("{:.0} % of the segments' pages are in memory so far.", percent(v.prefaulted, v.segments_len)),
+        "Wait: until it is done, first writes are slower.",
+        true,
+    )
+}
+
+fn watermark(v: &Vitals) -> Option<Finding> {
+    let unpublished = v.sums.reserved + v.sums.sealing + v.sums.doomed + v.sums.quarantine;
+    let held = unpublished + v.sums.pinned;
+    let fill = percent(v.memory.slots, v.sums.capacity);
+    // A little above the mark is how it looks between two looks of upkeep.
+    if fill < f64::from(v.high_percent) + 3.0 && fill < 99.5 {
+        return None;
+    }
+    let severity = if percent(held, v.sums.capacity) > 50.0 { Severity::Critical } else { Severity::Warning };
+    found(
+        severity,
+        "watermark",
+        format!("{fill:.1} % of the capacity is taken; eviction starts at {} %.", v.high_percent),
+        format!(
+            "Writers outrun eviction, or {} cannot be evicted (pinned, reserved, under lease). Give more `dram`, \
+             lower `watermark-high-percent`, or look for pins that nobody takes back.",
+            ByteLen(held)
+        ),
+        true,
+    )
+}
+
+fn residence(v: &Vitals) -> Option<Finding> {
+    if v.eviction_rate <= 0.0 {
+        return None;
+    }
+    let seconds = v.sums.live as f64 / v.eviction_rate;
+    let residence = Duration::try_from_secs_f64(seconds).ok()?;
+    if residence >= RESIDENCE_MIN {
+        return None;
+    }
+    found(
+        Severity::Warning,
+        "eviction-age",
+        format!("At the present rate of eviction an object that nobody reads is gone after {seconds:.0} s."),
+        "The working set is larger than the capacity: give more `dram`, or store less of what is not read again.",
+        false,
+    )
+}
+
+fn fragmentation(v: &Vitals) -> Option<Finding> {
+    let holes = percent(v.memory.holes, v.memory.slots);
+    if v.memory.scatter < 1.2 && (holes < 50.0 || v.memory.slots < v.segments_len / 20) {
+        return None;
+    }
+    found(
+        Severity::Warning,
+        "fragmentation",
+        format!(
+            "Free bytes are scattered (ratio {:.2}), and {holes:.0} % of the bytes taken are holes of shared pages.",
+            v.memory.scatter
+        ),
+        "Large objects evict more than their length to get a run of pages. Fewer different lengths, or larger segments \
+         (`segment-len`), help.",
+        true,
+    )
+}
+
+/// `held` is near `percent_max` of the capacity.
+fn is_near(held: u64, percent_max: u8, capacity: u64) -> bool {
+    held > 0 && percent(held, capacity) >= f64::from(percent_max) * NEAR_PERCENT / 100.0
+}
+
+fn reservations(v: &Vitals) -> Option<Finding> {
+    let held = v.sums.reserved + v.sums.sealing;
+    if !is_near(held, v.reserved_percent_max, v.sums.capacity) {
+        return None;
+    }
+    found(
+        Severity::Critical,
+        "reservations",
+        format!("{} are reserved and not committed; {} % is the limit.", ByteLen(held), v.reserved_percent_max),
+        "Writers get -QUOTA. Commit sooner, lower `grant-ms`, or raise `reserved-percent-max`.",
+        true,
+    )
+}
+
+fn pins(v: &Vitals) -> Option<Finding> {
+    if !is_near(v.sums.pinned, v.pinned_percent_max, v.sums.capacity) {
+        return None;
+    }
+    found(
+        Severity::Warning,
+        "pins",
+        format!("{} are pinned; {} % of the capacity is the limit.", ByteLen(v.sums.pinned), v.pinned_percent_max),
+        "PIN answers -QUOTA. UNPIN what is not needed, pin with a TTL, or raise `pinned-percent-max`.",
+        true,
+    )
+}
+
+fn graces(v: &Vitals) -> Option<Finding> {
+    if !is_near(v.sums.graced, v.grace_percent_max, v.sums.capacity) {
+        return None;
+    }
+    found(
+        Severity::Note,
+        "graces",
+        format!("{} are kept because they were probed; more probes give no grace now.", ByteLen(v.sums.graced)),
+        "Probe what will be read, lower `probe-grace-ms`, or raise `probe-grace-percent-max`.",
+        false,
+    )
+}
+
+fn clients(v: &Vitals) -> Option<Finding> {
+    let near = percent(v.clients, v.clients_max) >= NEAR_PERCENT;
+    if !near && v.rejected == 0 {
+        return None;
+    }
+    found(
+        if near { Severity::Critical } else { Severity::Warning },
+        "clients",
+        format!("{} of {} connections are taken; {} were refused.", v.clients, v.clients_max, v.rejected),
+        "Raise `maxclients`, set `timeout` so that idle ones go, or look for clients that connect anew for each request.",
+        false,
+    )
+}
+
+fn descriptors(v: &Vitals) -> Option<Finding> {
+    let wanted = v.clients_max + DESCRIPTORS_SPARE + v.segments as u64;
+    let max = v.descriptors_max.filter(|&max| max < wanted)?;
+    found(
+        Severity::Note,
+        "descriptors",
+        format!("The limit of {max} open files is below the {wanted} that `maxclients` may take."),
+        "Raise it (LimitNOFILE, ulimit -n), or lower `maxclients`.",
+        false,
+    )
+}
+
+fn payloads(v: &Vitals) -> Option<Finding> {
+    let Counters { crc_refused, grants_expired, .. } = v.counters;
+    if crc_refused == 0 && grants_expired == 0 && v.timed_out == 0 {
+        return None;
+    }
+    found(
+        if crc_refused > 0 { Severity::Warning } else { Severity::Note },
+        "writers",
+        format!(
+            "{crc_refused} payloads had a wrong checksum, {grants_expired} grants ran out uncommitted, \
+             {} connections were closed because they stood still.",
+            v.timed_out
+        ),
+        "Look for clients that die, stop, or write after COMMIT. CONFIG RESETSTAT starts the counts again.",
+        false,
+    )
+}
+
+fn pages(v: &Vitals) -> Option<Finding> {
+    // Below a few GiB the difference is hard to measure.
+    if v.huge_segments == v.segments || v.segments_len < ByteLen::gib(4).get() {
+        return None;
+    }
+    let locked = match v.locked_max {
+        Some(max) if max < v.segments_len => {
+            format!(" RDMA would also need the limit on locked memory raised from {}.", ByteLen(max))
+        }
+        _ => String::new(),
+    };
+    found(
+        Severity::Note,
+        "huge-pages",
+        format!("{} of {} segments have ordinary pages.", v.segments - v.huge_segments, v.segments),
+        format!(
+            "Reserve {} pages of 2 MiB (vm.nr_hugepages) before the start: large copies miss the TLB less.{locked}",
+            v.segments_len.div_ceil(2 << 20)
+        ),
+        true,
+    )
+}
+
+impl Finding {
+    /// All there is to say of a node, the worst first.
+    pub(crate) fn all(node: &Node) -> Vec<Self> {
+        Self::of(&Vitals::of(node))
+    }
+
+    fn of(vitals: &Vitals) -> Vec<Self> {
+        let mut findings: Vec<Self> = RULES.iter().filter_map(|rule| rule(vitals)).collect();
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity.cost()));
+        findings
+    }
+}
+
+/// 100 if all is well.
+fn score(findings: &[Finding]) -> u64 {
+    100u64.saturating_sub(findings.iter().map(|finding| finding.severity.cost()).sum())
+}
+
+/// `DIAGNOSE`
+pub(crate) fn diagnose(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let findings = Finding::all(ctx.node);
+    let mut reply = ctx.reply();
+    reply.map(2);
+    reply.field("score").count(score(&findings));
+    reply.field("findings").array(findings.len());
+    for finding in findings {
+        reply.map(4);
+        reply.field("severity").bulk(finding.severity.word().as_bytes());
+        reply.field("about").bulk(finding.about.as_bytes());
+        reply.field("what").bulk(finding.what.as_bytes());
+        reply.field("what-to-do").bulk(finding.remedy.as_bytes());
+    }
+    Ok(Flow::Go)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn healthy() -> Vitals {
+        let gib = ByteLen::gib(1).get();
+        Vitals {
+            memory: MemoryUse { slots: 900 << 20, scatter: 1.0, capacity: gib, ..MemoryUse::default() },
+            sums: Accounting { total: gib, capacity: gib, live: 900 << 20, ..Accounting::default() },
+            high_percent: 95,
+            reserved_percent_max: 25,
+            pinned_percent_max: 50,
+            grace_percent_max: 10,
+            clients: 10,
+            clients_max: 10_000,
+            segments_len: gib,
+            prefaulted: gib,
+            segments: 4,
+            descriptors_max: Some(1 << 20),
+            locked_max: Some(64 << 10),
+            memory_available: Some(gib),
+            ..Vitals::default()
+        }
+    }
+
+    #[test]
+    fn a_healthy_node_scores_a_hundred() {
+        assert_eq!(Finding::of(&healthy()), []);
+        assert_eq!(score(&[]), 100);
+    }
+
+    #[test]
+    fn each_rule_finds_what_it_is_for_and_nothing_else() {
+        let gib = ByteLen::gib(1).get();
+        let check = |about: &str, spoil: &dyn Fn(&mut Vitals)| {
+            let mut vitals = healthy();
+            spoil(&mut vitals);
+            let findings = Finding::of(&vitals);
+            assert_eq!(findings.iter().map(|finding| finding.about).collect::<Vec<_>>(), [about]);
+            assert!(score(&findings) < 100);
+            assert!(findings[0].what.ends_with('.') && findings[0].remedy.ends_with('.'), "{:?}", findings[0]);
+        };
+        check("prefault", &|v| v.prefaulted = gib / 2);
+        check("watermark", &|v| v.memory.slots = gib);
+        check("eviction-age", &|v| v.eviction_rate = 100.0 * 1048576.0);
+        check("fragmentation", &|v| v.memory.scatter = 1.5);
+        check("fragmentation", &|v| v.memory.holes = 600 << 20);
+        check("reservations", &|v| v.sums.reserved = 240 << 20);
+        check("pins", &|v| v.sums.pinned = 500 << 20);
+        check("graces", &|v| v.sums.graced = 100 << 20);
+        check("clients", &|v| v.clients = 9_900);
+        check("clients", &|v| v.rejected = 1);
+        check("descriptors", &|v| v.descriptors_max = Some(1024));
+        check("writers", &|v| v.counters.crc_refused = 1);
+        check("huge-pages", &|v| {
+            v.segments_len = 8 * gib;
+            v.prefaulted = 8 * gib;
+        });
+    }
+
+    #[test]
+    fn the_worst_comes_first_and_the_score_ends_at_zero() {
+        let mut vitals = healthy();
+        vitals.prefaulted = 0;
+        vitals.memory_available = Some(0);
+        vitals.clients = vitals.clients_max;
+        vitals.sums.reserved = 250 << 20;
+        let findings = Finding::of(&vitals);
+        let costs: Vec<u64> = findings.iter().map(|finding| finding.severity.cost()).collect();
+        assert!(costs.is_sorted_by(|a, b| a >= b), "{costs:?}");
+        assert_eq!((findings.len(), score(&findings)), (4, 0));
+    }
+}

@@ -1,0 +1,199 @@
+//! Keys, whatever they hold.
+
+use crate::dispatch::{Ctx, Flow};
+use crate::glob::Glob;
+use crate::node::Node;
+use protocol::base::Instant;
+use protocol::command::Scan;
+use protocol::resp::{ErrorWord, WireError};
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use storage::Stat;
+
+/// Entries that one look at the store takes, so that no shard is locked for long.
+const LOOK_COUNT: u64 = 256;
+/// Keys of one `SCAN` reply, in bytes: a client that asks for more gets the rest with its next call.
+const SCAN_LEN_MAX: usize = 1 << 20;
+
+/// Counts the keys for which `holds`.
+fn count(ctx: &mut Ctx<'_>, holds: impl Fn(&Node, Instant, &[u8]) -> bool) -> Result<Flow, WireError> {
+    let keys = ctx.args.skip(1);
+    let found = keys.iter().filter_map(|key| key.bytes()).filter(|key| holds(ctx.node, ctx.now, key)).count();
+    ctx.reply().count(found as u64);
+    Ok(Flow::Go)
+}
+
+/// `EXISTS key …`
+pub(crate) fn exists(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    count(ctx, |node, now, key| node.store.probe(now, key))
+}
+
+/// `DEL key …`
+pub(crate) fn del(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    count(ctx, |node, now, key| node.store.remove(now, key))
+}
+
+/// `UNLINK key …`
+pub(crate) fn unlink(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    del(ctx)
+}
+
+/// `TOUCH key …`
+pub(crate) fn touch(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    count(ctx, |node, now, key| node.store.touch(now, key))
+}
+
+/// `TYPE key`
+pub(crate) fn type_(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let key = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
+    let there = ctx.node.store.contains(ctx.now, key);
+    ctx.reply().simple(if there { "string" } else { "none" });
+    Ok(Flow::Go)
+}
+
+/// Walks over the keys from `cursor` on, past about `most` entries or until `each` breaks. Returns where to go on, 0 at
+/// the end.
+fn walk(
+    node: &Node,
+    now: Instant,
+    mut cursor: u64,
+    mut most: u64,
+    mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> u64 {
+    loop {
+        let step = most.min(LOOK_COUNT);
+        let mut flow = ControlFlow::Continue(());
+        // What one look hands out is all taken, or a scan would skip keys.
+        cursor = node.store.scan(now, cursor, usize::try_from(step).unwrap_or(1), |key| {
+            if each(key).is_break() {
+                flow = ControlFlow::Break(());
+            }
+        });
+        most -= step;
+        if cursor == 0 || most == 0 || flow.is_break() {
+            return cursor;
+        }
+    }
+}
+
+/// `KEYS glob`
+pub(crate) fn keys(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let glob = Glob::new(ctx.args.bytes(1).ok_or_else(WireError::syntax)?)?;
+    let limit = ctx.node.config.read().output_len_max;
+    // A key that is written again while we walk can come twice.
+    let mut found: HashSet<Vec<u8>> = HashSet::new();
+    let mut len = 0;
+    let cursor = walk(ctx.node, ctx.now, 0, u64::MAX, |key| {
+        if glob.matches(key) && found.insert(key.to_vec()) {
+            len += key.len() as u64 + 16;
+        }
+        if len > limit.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if cursor != 0 {
+        return Err(WireError::new(ErrorWord::TooBig, format!("more than {limit} of keys: use SCAN")));
+    }
+    let mut reply = ctx.reply();
+    reply.array(found.len());
+    for key in found {
+        reply.bulk(&key);
+    }
+    Ok(Flow::Go)
+}
+
+/// `SCAN cursor [MATCH glob] [COUNT count] [TYPE type]`
+pub(crate) fn scan(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let request = Scan::parse(&ctx.args)?;
+    let glob = request.pattern.map(Glob::new).transpose()?;
+    // All that we hold are strings; another type has no keys, but its scan ends like any other.
+    let wanted = request.kind.is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
+    let (mut found, mut len) = (Vec::new(), 0);
+    let cursor = walk(ctx.node, ctx.now, request.cursor, request.count, |key| {
+        if wanted && glob.is_none_or(|glob| glob.matches(key)) {
+            len += key.len();
+            found.push(key.to_vec());
+        }
+        if len > SCAN_LEN_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let mut reply = ctx.reply();
+    reply.array(2);
+    reply.bulk_integer(cursor);
+    reply.array(found.len());
+    for key in found {
+        reply.bulk(&key);
+    }
+    Ok(Flow::Go)
+}
+
+/// `RANDOMKEY`
+pub(crate) fn random_key(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    match ctx.node.store.random_key(ctx.now, rand::random()) {
+        Some(key) => ctx.reply().bulk(&key),
+        None => ctx.reply().null(),
+    }
+    Ok(Flow::Go)
+}
+
+fn object(ctx: &mut Ctx<'_>) -> Result<Option<Stat>, WireError> {
+    let key = ctx.args.bytes(2).ok_or_else(WireError::syntax)?;
+    let stat = ctx.node.store.stat(ctx.now, key);
+    if stat.is_none() {
+        ctx.reply().null();
+    }
+    Ok(stat)
+}
+
+/// `OBJECT ENCODING key`
+pub(crate) fn object_encoding(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    if object(ctx)?.is_some() {
+        ctx.reply().bulk(b"raw");
+    }
+    Ok(Flow::Go)
+}
+
+/// `OBJECT IDLETIME key`
+pub(crate) fn object_idle_time(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    if let Some(stat) = object(ctx)? {
+        let idle = ctx.now.since(stat.touched).as_secs();
+        ctx.reply().count(idle);
+    }
+    Ok(Flow::Go)
+}
+
+/// `OBJECT FREQ key`
+pub(crate) fn object_freq(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    if let Some(stat) = object(ctx)? {
+        ctx.reply().count(stat.hits.into());
+    }
+    Ok(Flow::Go)
+}
+
+/// `OBJECT REFCOUNT key`: the index, and everybody whom the object was promised to.
+pub(crate) fn object_ref_count(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    if let Some(stat) = object(ctx)? {
+        ctx.reply().count(1 + u64::from(stat.users) + stat.pins);
+    }
+    Ok(Flow::Go)
+}
+
+/// `OBJECT HELP`
+pub(crate) fn object_help(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    const LINES: [&str; 11] = [
+        "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+        "ENCODING <key>",
+        "    Return how the value is kept: always raw.",
+        "FREQ <key>",
+        "    Return how often the object was read, up to 255.",
+        "IDLETIME <key>",
+        "    Return for how many seconds the object was not used.",
+        "REFCOUNT <key>",
+        "    Return how many leases, reads in flight and pins the object has, and one more.",
+        "HELP",
+        "    Print this help.",
+    ];
+    let mut reply = ctx.reply();
+    reply.array(LINES.len());
+    for line in LINES {
+        reply.simple(line);
+    }
+    Ok(Flow::Go)
+}

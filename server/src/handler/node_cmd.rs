@@ -1,0 +1,145 @@
+//! Operating the node: what it is, what it holds, what it should let go.
+
+use super::memory::MemoryUse;
+use crate::config::Value as _;
+use crate::dispatch::{Ctx, Flow};
+use protocol::base::StableMemory as _;
+use protocol::command::Evict;
+use protocol::resp::{ErrorWord, WireError};
+use std::sync::atomic::Ordering;
+use storage::Pages;
+
+/// Objects that one look at the store evicts: then the bytes are counted again.
+const EVICT_COUNT: u64 = 16;
+
+/// `NODE`
+pub(crate) fn node(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let node = ctx.node;
+    let addresses = node.addresses();
+    let up_ms = u64::try_from(ctx.now.since(node.started).as_millis()).unwrap_or(u64::MAX);
+    let (shm_write, lease_ms_max, grant_ms) = {
+        let config = node.config.read();
+        (config.shm_write.render(), config.lease_ms_max.0, config.grant_ms.0)
+    };
+    let unix = addresses.unix.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let mut reply = ctx.output.writer();
+    reply.map(9);
+    reply.field("node").bulk(node.id.0.as_bytes());
+    reply.field("version").bulk(env!("CARGO_PKG_VERSION").as_bytes());
+    reply.field("boot-id").bulk(node.boot_id.as_bytes());
+    reply.field("unix-socket").bulk(unix.as_bytes());
+    reply.field("bulk-port").count(addresses.bulk.map_or(0, |addr| addr.port()).into());
+    reply.field("shm-write").bulk(shm_write.as_bytes());
+    reply.field("uptime-ms").count(up_ms);
+    reply.field("lease-ms-max").count(lease_ms_max);
+    reply.field("grant-ms").count(grant_ms);
+    Ok(Flow::Go)
+}
+
+/// `SEGMENT LIST`
+pub(crate) fn segment_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let node = ctx.node;
+    let free = node.store.fragmentation_by_segment();
+    // Prefaulting goes through the segments in order, so what is done covers the first of them.
+    let mut prefaulted = node.prefaulted.load(Ordering::Relaxed);
+    let mut reply = ctx.output.writer();
+    reply.array(node.segments.len());
+    for (id, (segment, free)) in node.segments.iter().zip(free).enumerate() {
+        let length = segment.len() as u64;
+        let here = prefaulted.min(length);
+        prefaulted -= here;
+        reply.map(7);
+        reply.field("segment").count(id as u64);
+        reply.field("length").count(length);
+        reply.field("used").count(length.saturating_sub(free.free));
+        reply.field("largest-free").count(free.longest);
+        reply.field("free-runs").count(free.runs);
+        reply.field("pages").bulk(if segment.pages() == Pages::Huge { b"huge" } else { b"ordinary" });
+        reply.field("prefaulted").count(here);
+    }
+    Ok(Flow::Go)
+}
+
+/// `TIER LIST`
+pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let memory = MemoryUse::of(ctx.node);
+    let objects = ctx.node.store.len();
+    let mut reply = ctx.reply();
+    reply.array(1);
+    reply.map(7);
+    reply.field("name").bulk(b"dram");
+    reply.field("kind").bulk(b"dram");
+    reply.field("state").bulk(b"online");
+    reply.field("capacity").count(memory.capacity);
+    reply.field("used").count(memory.slots);
+    reply.field("free").count(memory.capacity.saturating_sub(memory.slots));
+    reply.field("objects").count(objects);
+    Ok(Flow::Go)
+}
+
+fn no_flash(what: &str) -> WireError {
+    WireError::new(
+        ErrorWord::Denied,
+        format!("{what}: this version keeps objects in DRAM only; the flash tier comes with a later one"),
+    )
+}
+
+/// `TIER ATTACH path size`
+pub(crate) fn tier_attach(_: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    Err(no_flash("no tier can be attached"))
+}
+
+/// `TIER DETACH name`
+pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    if ctx.word(2)?.eq_ignore_ascii_case(b"dram") {
+        return Err(WireError::new(ErrorWord::Denied, "the DRAM tier stays as long as the node runs"));
+    }
+    Err(no_flash("there is no such tier"))
+}
+
+/// `EVICT bytes`: oldest first, until so many bytes are free that were not, or nothing is left that may go.
+pub(crate) fn evict(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let wanted = Evict::parse(&ctx.args)?.bytes.get();
+    let store = &ctx.node.store;
+    // Counted by the slots that are gone, not by what is free: others write meanwhile.
+    let evicted = || store.usage().counters.evicted_bytes;
+    let (before, mut freed) = (evicted(), 0);
+    while freed < wanted && store.evict(ctx.now, EVICT_COUNT) > 0 {
+        freed = evicted().saturating_sub(before);
+    }
+    tracing::info!(client = ctx.session.client.id, wanted, freed, "EVICT");
+    ctx.reply().count(freed);
+    Ok(Flow::Go)
+}
+
+/// `STAT key`
+pub(crate) fn stat(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let key = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
+    let Some(stat) = ctx.node.store.stat(ctx.now, key) else {
+        ctx.reply().null();
+        return Ok(Flow::Go);
+    };
+    let ttl = stat.expires.map_or(-1, |at| i64::try_from(at.left_at(ctx.now).0).unwrap_or(i64::MAX));
+    let idle_ms = u64::try_from(ctx.now.since(stat.touched).as_millis()).unwrap_or(u64::MAX);
+    let node = ctx.node;
+    let mut reply = ctx.output.writer();
+    reply.map(13);
+    reply.field("state").bulk(b"live");
+    reply.field("generation").count(stat.generation.0);
+    reply.field("length").count(stat.length.get());
+    reply.field("crc").bulk_display(stat.crc);
+    reply.field("ttl").integer(ttl);
+    reply.field("pins").count(stat.pins);
+    reply.field("soft-pinned").boolean(stat.soft_pinned);
+    reply.field("leases").count(stat.users.into());
+    reply.field("hits").count(stat.hits.into());
+    reply.field("idle").count(idle_ms);
+    reply.field("depth").count(stat.depth.into());
+    reply.field("charge").count(stat.charge.get());
+    reply.field("replicas").array(1);
+    reply.map(3);
+    reply.field("node").bulk(node.id.0.as_bytes());
+    reply.field("tier").bulk(b"dram");
+    reply.field("where").bulk_display(format_args!("segment {} offset {}", stat.segment, stat.offset));
+    Ok(Flow::Go)
+}

@@ -1,0 +1,234 @@
+//! The server as Redis's tools see it.
+
+use crate::clock::unix_ms;
+use crate::dispatch::{Ctx, Flow};
+use crate::handler::job::Job;
+use protocol::command::{Words, parse_i64};
+use protocol::resp::{ErrorWord, WireError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Entries that `SLOWLOG GET` answers without being told how many.
+const SLOW_ENTRIES_DEFAULT: usize = 10;
+/// Objects that are flushed within one turn of the worker.
+const FLUSH_COUNT_MAX: u64 = 10_000;
+/// Longest `DEBUG SLEEP`.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+
+/// `DBSIZE`
+pub(crate) fn db_size(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let len = ctx.node.store.len();
+    ctx.reply().count(len);
+    Ok(Flow::Go)
+}
+
+/// `TIME`
+pub(crate) fn time(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut reply = ctx.reply();
+    reply.array(2);
+    reply.bulk_integer(since.as_secs());
+    reply.bulk_integer(since.subsec_micros());
+    Ok(Flow::Go)
+}
+
+/// `ROLE`
+pub(crate) fn role(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let mut reply = ctx.reply();
+    reply.array(3);
+    reply.bulk(b"master");
+    reply.integer(0);
+    reply.array(0);
+    Ok(Flow::Go)
+}
+
+/// `LASTSAVE`
+pub(crate) fn last_save(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let up_ms = u64::try_from(ctx.now.since(ctx.node.started).as_millis()).unwrap_or(u64::MAX);
+    ctx.reply().count(unix_ms().saturating_sub(up_ms) / 1000);
+    Ok(Flow::Go)
+}
+
+/// Refuses anything but `ASYNC` or `SYNC` at `index`, and anything after it.
+fn check_flush_type(ctx: &Ctx<'_>, index: usize) -> Result<(), WireError> {
+    let mut words = Words::new(&ctx.args, index);
+    match words.option()? {
+        None => Ok(()),
+        Some(word) if word.eq_ignore_ascii_case(b"async") || word.eq_ignore_ascii_case(b"sync") => words.end(),
+        Some(_) => Err(WireError::syntax()),
+    }
+}
+
+/// `FLUSHALL [ASYNC | SYNC]`: both answer when all is gone. No lock is held for long, and nobody else waits.
+pub(crate) fn flush_all(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    check_flush_type(ctx, 1)?;
+    if ctx.node.store.len() > FLUSH_COUNT_MAX {
+        return Ok(Flow::Wait(Job::Flush));
+    }
+    let removed = ctx.node.store.clear();
+    tracing::info!(client = ctx.session.client.id, removed, "FLUSHALL");
+    ctx.reply().ok();
+    Ok(Flow::Go)
+}
+
+/// `FLUSHDB [ASYNC | SYNC]`
+pub(crate) fn flush_db(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    flush_all(ctx)
+}
+
+/// `SLOWLOG GET [count]`
+pub(crate) fn slow_log_get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let mut words = Words::new(&ctx.args, 2);
+    let most = match words.option()? {
+        None => SLOW_ENTRIES_DEFAULT,
+        Some(word) => match parse_i64(word) {
+            Some(-1) => usize::MAX,
+            Some(count) if count >= 0 => usize::try_from(count).unwrap_or(usize::MAX),
+            _ => return Err(WireError::err("count should be greater than or equal to -1")),
+        },
+    };
+    words.end()?;
+    let entries = ctx.node.slow.latest(most);
+    let mut reply = ctx.reply();
+    reply.array(entries.len());
+    for entry in entries {
+        reply.array(6);
+        reply.count(entry.number);
+        reply.count(entry.unix_s);
+        reply.count(u64::try_from(entry.took.as_micros()).unwrap_or(u64::MAX));
+        reply.array(entry.words.len());
+        for word in entry.words {
+            reply.bulk(&word);
+        }
+        reply.bulk(entry.addr.as_bytes());
+        reply.bulk(entry.name.as_bytes());
+    }
+    Ok(Flow::Go)
+}
+
+/// `SLOWLOG LEN`
+pub(crate) fn slow_log_len(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let len = ctx.node.slow.len();
+    ctx.reply().count(len as u64);
+    Ok(Flow::Go)
+}
+
+/// `SLOWLOG RESET`
+pub(crate) fn slow_log_reset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    ctx.node.slow.forget_commands();
+    ctx.reply().ok();
+    Ok(Flow::Go)
+}
+
+/// `LATENCY LATEST`
+pub(crate) fn latency_latest(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let events = ctx.node.slow.events();
+    let mut reply = ctx.reply();
+    reply.array(events.len());
+    for (kind, latest, longest_ms) in events {
+        reply.array(4);
+        reply.bulk(kind.as_bytes());
+        reply.count(latest.unix_s);
+        reply.count(latest.ms);
+        reply.count(longest_ms);
+    }
+    Ok(Flow::Go)
+}
+
+/// `LATENCY HISTORY event`
+pub(crate) fn latency_history(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let spikes = ctx.node.slow.history(ctx.word(2)?);
+    let mut reply = ctx.reply();
+    reply.array(spikes.len());
+    for spike in spikes {
+        reply.array(2);
+        reply.count(spike.unix_s);
+        reply.count(spike.ms);
+    }
+    Ok(Flow::Go)
+}
+
+/// `LATENCY RESET [event …]`
+pub(crate) fn latency_reset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let events = ctx.args.skip(2);
+    let meant = |kind: &str| {
+        let named = |arg: protocol::resp::Arg<'_>| arg.bytes().is_some_and(|it| it.eq_ignore_ascii_case(kind.as_bytes()));
+        events.is_empty() || events.iter().any(named)
+    };
+    let forgotten = ctx.node.slow.forget_events(meant);
+    ctx.reply().count(forgotten as u64);
+    Ok(Flow::Go)
+}
+
+/// `MODULE LIST`
+pub(crate) fn module_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    ctx.reply().array(0);
+    Ok(Flow::Go)
+}
+
+/// `FUNCTION FLUSH [ASYNC | SYNC]`
+pub(crate) fn function_flush(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    check_flush_type(ctx, 2)?;
+    ctx.reply().ok();
+    Ok(Flow::Go)
+}
+
+/// `FUNCTION LIST [LIBRARYNAME glob] [WITHCODE]`
+pub(crate) fn function_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let mut words = Words::new(&ctx.args, 2);
+    while let Some(option) = words.option()? {
+        if option.eq_ignore_ascii_case(b"libraryname") {
+            words.word()?;
+        } else if !option.eq_ignore_ascii_case(b"withcode") {
+            return Err(WireError::err(format!("Unknown argument {}", String::from_utf8_lossy(option))));
+        }
+    }
+    ctx.reply().array(0);
+    Ok(Flow::Go)
+}
+
+/// `DEBUG SLEEP seconds`: only this connection waits.
+pub(crate) fn debug_sleep(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    if !is_local(ctx) {
+        return Err(WireError::new(ErrorWord::Denied, "DEBUG is for clients of the same host"));
+    }
+    let seconds = std::str::from_utf8(ctx.word(2)?).ok().and_then(|text| text.parse::<f64>().ok());
+    let span = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|span| *span <= SLEEP_MAX);
+    let span = span.ok_or_else(|| WireError::err(format!("seconds are from 0 to {}", SLEEP_MAX.as_secs())))?;
+    Ok(Flow::Wait(Job::Sleep(span)))
+}
+
+/// Whether the client is on this machine.
+fn is_local(ctx: &Ctx<'_>) -> bool {
+    let addr = &ctx.session.client.addr;
+    addr.parse::<std::net::SocketAddr>().map_or(addr.starts_with('/'), |addr| addr.ip().is_loopback())
+}
+
+/// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]`: nothing is saved, whatever is asked for.
+pub(crate) fn shutdown(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let mut words = Words::new(&ctx.args, 1);
+    let mut abort = false;
+    while let Some(option) = words.option()? {
+        abort |= option.eq_ignore_ascii_case(b"abort");
+        if ![&b"nosave"[..], b"save", b"now", b"force", b"abort"].iter().any(|known| option.eq_ignore_ascii_case(known)) {
+            return Err(WireError::syntax());
+        }
+    }
+    if abort {
+        return Err(if ctx.args.len() > 2 { WireError::syntax() } else { WireError::err("No shutdown in progress.") });
+    }
+    tracing::info!(client = ctx.session.client.id, "SHUTDOWN");
+    ctx.node.shut_down();
+    Ok(Flow::Close)
+}
+
+/// `WAIT numreplicas timeout`: there are no replicas that lag behind.
+pub(crate) fn wait(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let mut words = Words::new(&ctx.args, 1);
+    words.signed()?;
+    let timeout = parse_i64(words.word()?).ok_or_else(|| WireError::err("timeout is not an integer or out of range"))?;
+    if timeout < 0 {
+        return Err(WireError::err("timeout is negative"));
+    }
+    ctx.reply().integer(0);
+    Ok(Flow::Go)
+}

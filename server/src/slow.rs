@@ -1,0 +1,208 @@
+//! What took long: the latest slow commands for `SLOWLOG`, and spikes by kind for `LATENCY`.
+//!
+//! Invariants:
+//! - Both are bounded in number and in bytes, whatever the commands were.
+//! - Commands that carry credentials come in without their arguments.
+
+use crate::clock::unix_ms;
+use parking_lot::Mutex;
+use protocol::command::{Flags, Spec};
+use protocol::resp::Args;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// A command that took this long is slow. As Redis has it without being told otherwise.
+pub(crate) const SLOW: Duration = Duration::from_millis(10);
+/// Slow commands kept.
+const ENTRIES_MAX: usize = 128;
+/// Arguments kept of each, and bytes of each argument: as Redis.
+const ARGS_MAX: usize = 32;
+const ARG_LEN_MAX: usize = 128;
+/// Spikes kept of each kind.
+const SPIKES_MAX: usize = 160;
+
+/// One slow command.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) number: u64,
+    pub(crate) unix_s: u64,
+    pub(crate) took: Duration,
+    pub(crate) words: Vec<Vec<u8>>,
+    pub(crate) addr: String,
+    pub(crate) name: String,
+}
+
+/// One spike: when, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spike {
+    pub(crate) unix_s: u64,
+    pub(crate) ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    next: u64,
+    entries: VecDeque<Entry>,
+}
+
+#[derive(Debug, Default)]
+struct Event {
+    spikes: VecDeque<Spike>,
+    longest_ms: u64,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Slow {
+    log: Mutex<Log>,
+    events: Mutex<BTreeMap<&'static str, Event>>,
+}
+
+impl Slow {
+    /// A command took `took`, which is at least [`SLOW`].
+    pub(crate) fn command(&self, spec: &Spec, args: &Args<'_>, took: Duration, addr: &str, name: &str) {
+        let kind = if spec.flags.contains(Flags::FAST) { "fast-command" } else { "command" };
+        self.event(kind, took);
+        let words = words(spec, args);
+        let mut log = self.log.lock();
+        if log.entries.len() == ENTRIES_MAX {
+            log.entries.pop_back();
+        }
+        let (number, addr, name) = (log.next, addr.to_owned(), name.to_owned());
+        log.next += 1;
+        log.entries.push_front(Entry { number, unix_s: unix_ms() / 1000, took, words, addr, name });
+    }
+
+    /// Something of a kind took long.
+    pub(crate) fn event(&self, kind: &'static str, took: Duration) {
+        let spike = Spike { unix_s: unix_ms() / 1000, ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) };
+        let mut events = self.events.lock();
+        let event = events.entry(kind).or_default();
+        event.longest_ms = event.longest_ms.max(spike.ms);
+        match event.spikes.back_mut() {
+            // One a second, the longest, so that the history reaches back.
+            Some(last) if last.unix_s == spike.unix_s => last.ms = last.ms.max(spike.ms),
+            _ => {
+                if event.spikes.len() == SPIKES_MAX {
+                    event.spikes.pop_front();
+                }
+                event.spikes.push_back(spike);
+            }
+        }
+    }
+
+    /// The latest entries, newest first.
+    pub(crate) fn latest(&self, most: usize) -> Vec<Entry> {
+        self.log.lock().entries.iter().take(most).cloned().collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.log.lock().entries.len()
+    }
+
+    /// Forgets the slow commands. Their numbers go on.
+    pub(crate) fn forget_commands(&self) {
+        self.log.lock().entries.clear();
+    }
+
+    /// Kind, latest spike and longest ever.
+    pub(crate) fn events(&self) -> Vec<(&'static str, Spike, u64)> {
+        let events = self.events.lock();
+        events.iter().filter_map(|(kind, event)| Some((*kind, *event.spikes.back()?, event.longest_ms))).collect()
+    }
+
+    /// The spikes of one kind, oldest first.
+    pub(crate) fn history(&self, kind: &[u8]) -> Vec<Spike> {
+        let events = self.events.lock();
+        let event = events.iter().find(|(known, _)| kind.eq_ignore_ascii_case(known.as_bytes()));
+        event.map_or_else(Vec::new, |(_, event)| event.spikes.iter().copied().collect())
+    }
+
+    /// Forgets the spikes of the kinds that `meant` says. Returns how many kinds there were.
+    pub(crate) fn forget_events(&self, meant: impl Fn(&str) -> bool) -> usize {
+        let mut events = self.events.lock();
+        let before = events.len();
+        events.retain(|kind, _| !meant(kind));
+        before - events.len()
+    }
+}
+
+/// What is kept of a command's words, cut short as Redis cuts them.
+fn words(spec: &Spec, args: &Args<'_>) -> Vec<Vec<u8>> {
+    if spec.flags.contains(Flags::SKIP_MONITOR) {
+        return vec![spec.full_name.as_bytes().to_vec(), b"(redacted)".to_vec()];
+    }
+    let count = args.len();
+    let kept = if count > ARGS_MAX { ARGS_MAX - 1 } else { count };
+    let mut words: Vec<Vec<u8>> = args
+        .iter()
+        .take(kept)
+        .map(|arg| match arg.bytes() {
+            Some(bytes) if bytes.len() <= ARG_LEN_MAX => bytes.to_vec(),
+            Some(bytes) => {
+                let mut word = bytes[..ARG_LEN_MAX].to_vec();
+                word.extend_from_slice(format!("... ({} more bytes)", bytes.len() - ARG_LEN_MAX).as_bytes());
+                word
+            }
+            None => format!("({} bytes)", arg.len()).into_bytes(),
+        })
+        .collect();
+    if kept < count {
+        words.push(format!("... ({} more arguments)", count - kept).into_bytes());
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::command::lookup;
+    use protocol::resp::ArgBuf;
+
+    fn note(slow: &Slow, words: &[&str], ms: u64) {
+        let spec = lookup(words[0].as_bytes()).expect("a command");
+        slow.command(spec, &ArgBuf::new(words).args(), Duration::from_millis(ms), "127.0.0.1:1", "");
+    }
+
+    #[test]
+    fn the_log_keeps_the_latest_and_counts_on() {
+        let slow = Slow::default();
+        for _ in 0..200 {
+            note(&slow, &["keys", "*"], 20);
+        }
+        assert_eq!((slow.len(), slow.latest(3).len(), slow.latest(3)[0].number), (ENTRIES_MAX, 3, 199));
+        slow.forget_commands();
+        note(&slow, &["keys", "*"], 20);
+        assert_eq!((slow.len(), slow.latest(9)[0].number), (1, 200));
+    }
+
+    #[test]
+    fn passwords_and_long_arguments_are_not_kept() {
+        let slow = Slow::default();
+        note(&slow, &["auth", "hunter2"], 20);
+        assert!(!format!("{:?}", slow.latest(1)).contains("hunter2"));
+        let long = "x".repeat(1000);
+        let mut words = vec!["del", &long];
+        words.extend(["k"; 98]);
+        note(&slow, &words, 20);
+        let kept = slow.latest(1).remove(0).words;
+        assert_eq!(kept.len(), ARGS_MAX);
+        assert_eq!(kept[1].len(), ARG_LEN_MAX + "... (872 more bytes)".len());
+        assert_eq!(kept[31], b"... (69 more arguments)");
+    }
+
+    #[test]
+    fn events_are_kept_by_kind_and_forgotten_by_kind() {
+        let slow = Slow::default();
+        slow.event("maintenance", Duration::from_millis(30));
+        slow.event("maintenance", Duration::from_millis(12));
+        note(&slow, &["ttl", "k"], 15);
+        assert_eq!(slow.events().iter().map(|(kind, _, longest)| (*kind, *longest)).collect::<Vec<_>>(), [
+            ("fast-command", 15),
+            ("maintenance", 30)
+        ]);
+        assert!(!slow.history(b"MAINTENANCE").is_empty() && slow.history(b"other").is_empty());
+        assert_eq!(slow.forget_events(|kind| kind == "maintenance"), 1);
+        assert_eq!(slow.forget_events(|_| true), 1);
+    }
+}

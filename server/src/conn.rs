@@ -9,6 +9,7 @@
 //! - A declared length is charged to the client before a byte of it is received.
 //! - After a malformed frame nothing more is read from the connection.
 
+pub(crate) mod heading;
 pub(crate) mod output;
 pub(crate) mod ring;
 pub(crate) mod stream;
@@ -32,6 +33,8 @@ use stream::{Detached, Stream};
 
 /// Bytes of the worker's shared read buffer.
 const SCRATCH_LEN: usize = 64 * 1024;
+/// Bytes read at once from a connection that sends large values: little of a value should go by way of the buffer.
+const SCRATCH_LEN_BULKY: usize = 1024;
 /// Bytes of a large value received by one call: what the checksum then finds in the cache.
 const RECEIVE_LEN_MAX: usize = 256 * 1024;
 /// From this length on a value makes its connection a bulk one.
@@ -99,6 +102,10 @@ struct State {
     worker: usize,
     /// Whether what was just run moves large values.
     bulky: bool,
+    /// Whether the last command brought a large value: the next is likely to.
+    receiving: bool,
+    /// Whether the command being read has brought one.
+    took: bool,
     /// What ran since the clock was read.
     ran: Vec<(CommandId, u32)>,
 }
@@ -120,6 +127,8 @@ impl Conn {
             taken: Vec::new(),
             worker,
             bulky: false,
+            receiving: false,
+            took: false,
             ran: Vec::new(),
         };
         Self { stream, state }
@@ -210,7 +219,8 @@ impl Conn {
         let Self { stream, state } = self;
         poll_fn(|cx| {
             SCRATCH.with_borrow_mut(|scratch| {
-                let count = std::task::ready!(stream.poll_read(cx, scratch))?;
+                let most = if state.receiving { SCRATCH_LEN_BULKY } else { SCRATCH_LEN };
+                let count = std::task::ready!(stream.poll_read(cx, &mut scratch[..most]))?;
                 if count == 0 {
                     return Poll::Ready(Ok(None));
                 }
@@ -302,6 +312,7 @@ impl Conn {
         state.buffer.truncate(len_before - buffered);
         state.framer.take_bulk();
         state.taken.push((arg, taken));
+        state.took = true;
         Ok(())
     }
 
@@ -372,6 +383,8 @@ impl State {
                         ran: &mut self.ran,
                     });
                     self.framer.reset();
+                    self.receiving = self.took;
+                    self.took = false;
                     self.taken.clear();
                     start += consumed;
                     commands += 1;

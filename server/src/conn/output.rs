@@ -22,7 +22,18 @@ const BUFFER_KEPT_MAX: usize = 256 * 1024;
 struct Held {
     /// Offset in the buffer before which the value goes.
     at: usize,
+    /// Bytes directly before `at` that only frame this value, and the one before it.
+    heading_len: usize,
+    /// Whether they begin with the CR LF of the value before.
+    after_value: bool,
     value: ReadGuard,
+}
+
+/// The framing bytes that are next to be sent, and the length of the value they announce.
+pub(crate) struct Heading<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) len: u64,
+    pub(crate) after_value: bool,
 }
 
 /// See the module's text.
@@ -46,10 +57,25 @@ impl Output {
 
     /// A bulk string whose bytes are those of a guarded value.
     pub(crate) fn value(&mut self, value: ReadGuard) {
+        let begin = self.buffer.len();
+        let after_value = self.held.back().is_some_and(|held| held.at + 2 == begin);
         self.writer().bulk_header(value.len() as u64);
         self.held_len += value.len();
-        self.held.push_back(Held { at: self.buffer.len(), value });
+        let at = self.buffer.len();
+        let heading_len = at - begin + if after_value { 2 } else { 0 };
+        self.held.push_back(Held { at, heading_len, after_value, value });
         self.writer().bulk_end();
+    }
+
+    /// The framing of a large value, if that is exactly what comes next.
+    pub(crate) fn heading(&self) -> Option<Heading<'_>> {
+        let held = self.held.front()?;
+        let begin = held.at - held.heading_len;
+        (self.head == begin && self.held_sent == 0).then(|| Heading {
+            bytes: &self.buffer[begin..held.at],
+            len: held.value.len() as u64,
+            after_value: held.after_value,
+        })
     }
 
     /// Bytes that are not sent yet, those of guarded values included.
@@ -75,13 +101,13 @@ impl Output {
         }
     }
 
-    /// What to send next.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+    /// What to send next. `spliced`: stop before a value whose heading is sent by other means.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX], spliced: bool) -> usize {
         let mut count = 0;
         let mut position = self.head;
         let mut sent = self.held_sent;
-        for held in &self.held {
-            if count + 2 > SLICES_MAX {
+        for (index, held) in self.held.iter().enumerate() {
+            if count + 2 > SLICES_MAX || (index > 0 && held.after_value && spliced) {
                 return count;
             }
             if held.at > position {

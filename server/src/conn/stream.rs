@@ -1,5 +1,6 @@
 //! What a RESP connection runs on: TCP, a Unix socket, or a pair of rings in shared memory.
 
+use crate::conn::heading;
 use crate::conn::output::{Output, SLICES_MAX};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -96,9 +97,14 @@ impl Stream {
     /// Sends all that `output` holds. `progress` hears of every piece.
     pub(crate) async fn flush(&mut self, output: &mut Output, mut progress: impl FnMut(usize)) -> io::Result<()> {
         while output.pending() > 0 {
+            if let (Some(heading), Some(socket)) = (output.heading(), self.spliceable()) {
+                let count = heading::send(socket, heading.bytes, heading.len, heading.after_value);
+                output.advance(count);
+            }
+            let spliced = self.spliceable().is_some();
             let count = poll_fn(|cx| {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                let used = output.slices(&mut slices);
+                let used = output.slices(&mut slices, spliced);
                 let slices = &slices[..used];
                 match self {
                     Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
@@ -114,6 +120,15 @@ impl Stream {
             progress(count);
         }
         Ok(())
+    }
+
+    /// The socket, if its kernel copies what is written to it: then headings are spliced.
+    fn spliceable(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(socket) => Some(socket.as_fd()),
+            Self::Unix(unix) if unix.leaving.is_empty() => Some(unix.as_fd()),
+            Self::Unix(_) | Self::Ring(_) => None,
+        }
     }
 
     /// For the Unix socket: descriptors that arrived.

@@ -15,8 +15,11 @@ use std::fmt;
 /// Odd, so that no two words of one payload start from the same `x`. The golden ratio of 2^64.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Bytes that one round of the loops below makes or checks.
-const LANE_BYTES: usize = 64;
+/// Words that one round of the loops below makes or checks side by side.
+const LANES: usize = 8;
+
+/// The same in bytes.
+const LANE_BYTES: usize = LANES * 8;
 
 /// How much of what arrives is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -79,6 +82,7 @@ impl fmt::Display for Wrong {
     }
 }
 
+#[inline]
 fn word(x: u64) -> u64 {
     x ^ (x >> 32)
 }
@@ -88,7 +92,8 @@ fn unword(w: u64) -> u64 {
     w ^ (w >> 32)
 }
 
-fn steps(words: usize) -> u64 {
+#[inline]
+const fn steps(words: usize) -> u64 {
     STEP.wrapping_mul(words as u64)
 }
 
@@ -107,14 +112,13 @@ impl Payload {
     /// Writes the bytes from the beginning on over all of `out`.
     pub(crate) fn fill(self, out: &mut [u8]) {
         let mut lanes = self.lanes(0);
-        let mut chunks = out.chunks_exact_mut(LANE_BYTES);
-        for chunk in &mut chunks {
-            for (lane, bytes) in lanes.iter_mut().zip(chunk.chunks_exact_mut(8)) {
-                bytes.copy_from_slice(&word(*lane).to_le_bytes());
-                *lane = lane.wrapping_add(steps(8));
+        let (chunks, rest) = out.as_chunks_mut::<LANE_BYTES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                chunk[i * 8..i * 8 + 8].copy_from_slice(&word(lanes[i]).to_le_bytes());
+                lanes[i] = lanes[i].wrapping_add(steps(LANES));
             }
         }
-        let rest = chunks.into_remainder();
         for (lane, bytes) in lanes.iter().zip(rest.chunks_mut(8)) {
             bytes.copy_from_slice(&word(*lane).to_le_bytes()[..bytes.len()]);
         }
@@ -143,24 +147,24 @@ impl Payload {
     pub(crate) fn check_at(self, offset: usize, bytes: &[u8]) -> Result<(), Wrong> {
         debug_assert!(offset.is_multiple_of(8), "payloads are checked in words");
         let mut lanes = self.lanes(offset / 8);
-        let mut wrong = 0u64;
-        let chunks = bytes.chunks_exact(LANE_BYTES);
-        let rest = chunks.remainder();
+        // Eight sums over eight lanes: independent of each other, so that they become vectors.
+        let mut wrong = [0u64; LANES];
+        let (chunks, rest) = bytes.as_chunks::<LANE_BYTES>();
         for chunk in chunks {
-            for (lane, bytes) in lanes.iter_mut().zip(chunk.chunks_exact(8)) {
-                wrong |= read_word(bytes) ^ word(*lane);
-                *lane = lane.wrapping_add(steps(8));
+            for i in 0..LANES {
+                wrong[i] |= read_word(&chunk[i * 8..i * 8 + 8]) ^ word(lanes[i]);
+                lanes[i] = lanes[i].wrapping_add(steps(LANES));
             }
         }
         for (lane, bytes) in lanes.iter().zip(rest.chunks(8)) {
             if *bytes != word(*lane).to_le_bytes()[..bytes.len()] {
-                wrong = 1;
+                wrong[0] = 1;
             }
         }
-        if wrong == 0 { Ok(()) } else { Err(self.explain(offset, bytes)) }
+        if wrong == [0; LANES] { Ok(()) } else { Err(self.explain(offset, bytes)) }
     }
 
-    fn lanes(self, first_word: usize) -> [u64; 8] {
+    fn lanes(self, first_word: usize) -> [u64; LANES] {
         std::array::from_fn(|lane| self.start.wrapping_add(steps(first_word + lane)))
     }
 
@@ -200,6 +204,7 @@ impl Payload {
     }
 }
 
+#[inline]
 fn read_word(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
 }

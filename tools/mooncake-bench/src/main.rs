@@ -20,6 +20,8 @@ mod latency;
 mod limits;
 mod lru;
 mod memory;
+#[cfg(test)]
+mod mini;
 mod mix;
 mod number;
 mod payload;

@@ -89,7 +89,8 @@ mod tests {
         let (seed, mut counts) = (3, [0u32; 4]);
         let mut rng = SmallRng::seed_from_u64(seed);
         for _ in 0..100_000 {
-            counts[Act::ALL.iter().position(|act| *act == mix.pick(&mut rng)).unwrap()] += 1;
+            let picked = mix.pick(&mut rng);
+            counts[Act::ALL.iter().position(|act| *act == picked).unwrap()] += 1;
         }
         for (count, share) in counts.into_iter().zip([0.8, 0.15, 0.05, 0.0]) {
             assert!((f64::from(count) / 1e5 - share).abs() < 0.01, "seed {seed}: {counts:?}");

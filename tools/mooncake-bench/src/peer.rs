@@ -275,3 +275,55 @@ impl Peer for BareCopy {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mini::{Answers, start};
+    use crate::payload::Verify;
+    use crate::rounds;
+    use crate::turn::Op;
+
+    fn cells() -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for size in [100, 32 * 1024] {
+            for op in [Op::Get, Op::Set] {
+                for (clients, pipeline) in [(1, 1), (3, 4)] {
+                    cells.push(Cell { op, size, clients, pipeline, keys: 50, seconds: 0.03, verify: Verify::Full });
+                }
+            }
+        }
+        cells
+    }
+
+    #[test]
+    fn every_cell_of_a_true_server_gives_figures() {
+        let mut peers: Vec<Box<dyn Peer>> =
+            vec![Box::new(RespPeer::new("mini".into(), start(Answers::Truly), vec![std::process::id()]))];
+        let found = rounds::run(&mut peers, &cells(), 2).expect("runs");
+        assert_eq!((found.wrong, found.failures.len()), (0, 0), "{:?}", found.failures);
+        for turns in &found.cells {
+            assert!(turns.figure("mini", |turn| turn.ops as f64).is_some_and(|ops| ops >= 1.0), "{:?}", turns.cell);
+        }
+    }
+
+    #[test]
+    fn a_lying_server_gives_no_figures_for_gets() {
+        let mut peers: Vec<Box<dyn Peer>> =
+            vec![Box::new(RespPeer::new("mini".into(), start(Answers::Flipped), vec![]))];
+        let found = rounds::run(&mut peers, &cells(), 1).expect("runs");
+        assert!(found.wrong > 0);
+        for turns in found.cells.iter().filter(|turns| turns.cell.op == Op::Get) {
+            assert_eq!(turns.figure("mini", |turn| turn.ops as f64), None);
+        }
+    }
+
+    #[test]
+    fn bare_copies_give_figures() {
+        let mut peers: Vec<Box<dyn Peer>> = vec![Box::new(BareCopy::new(CopyBy::Streaming))];
+        let cell =
+            Cell { op: Op::Get, size: 1 << 20, clients: 1, pipeline: 1, keys: 1, seconds: 0.01, verify: Verify::Full };
+        let found = rounds::run(&mut peers, &[cell], 1).expect("runs");
+        assert!(found.cells[0].figure("streaming-copy", Turn::gb_a_second).is_some());
+    }
+}

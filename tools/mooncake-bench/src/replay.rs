@@ -382,3 +382,53 @@ fn against_lru(requests: &[Request], hits: &Hits, blocks: usize) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Endpoint;
+    use crate::mini::{Answers, start};
+    use crate::session::Way;
+
+    fn args(at: Endpoint) -> Args {
+        Args {
+            trace: None,
+            target: Target { at, transport: Way::Inband, server_pid: None },
+            block_bytes: ByteLen(1024),
+            prefix: "t".into(),
+            speed: 0.0,
+            capacity_blocks: None,
+            requests: 300,
+            clients: 1,
+            read: Read::All,
+            verify: Verify::Full,
+            reference: false,
+            hit_ratio_min: None,
+            cost_model: None,
+        }
+    }
+
+    #[test]
+    fn a_server_that_forgets_nothing_hits_what_a_boundless_cache_hits() {
+        let report = run(&args(start(Answers::Truly))).expect("plays");
+        let requests = trace::read(None, 300).expect("the carried trace");
+        let want = lru::replay(&requests, 1_000_000);
+        assert_eq!(report.data["hits"], serde_json::to_value(want).unwrap());
+        assert!(report.is_good());
+    }
+
+    #[test]
+    fn wrong_bytes_make_a_replay_bad() {
+        for answers in [Answers::Flipped, Answers::Foreign] {
+            let report = run(&args(start(answers))).expect("plays");
+            assert!(report.wrong_bytes > 0 && !report.is_good());
+        }
+    }
+
+    #[test]
+    fn a_hit_ratio_below_the_bar_makes_a_replay_bad() {
+        let at = start(Answers::Truly);
+        let report = run(&Args { hit_ratio_min: Some(0.99), requests: 20, ..args(at) }).expect("plays");
+        assert!(!report.is_good());
+    }
+}

@@ -330,3 +330,47 @@ fn tell(report: &mut Report, args: &Args, tallies: Vec<Tally>, seconds: f64) {
         series: vec![("all".into(), points.collect())],
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Endpoint;
+    use crate::mini::{Answers, start};
+    use crate::session::Way;
+
+    fn args(at: Endpoint) -> Args {
+        Args {
+            target: Target { at, transport: Way::Inband, server_pid: None },
+            values: Values { keys: 20, size: "100-40KiB".parse().unwrap(), prefix: "run".into() },
+            mix: "get=3,put=1,lookup=1".parse().unwrap(),
+            distribution: Popularity::Zipf(0.9),
+            clients: 2,
+            batch: 3,
+            seconds: 20.0,
+            ops: Some(200),
+            warm_up: 0.0,
+            rate: None,
+            fill: true,
+            verify: Verify::Full,
+            seed: Some(1),
+        }
+    }
+
+    #[test]
+    fn a_mix_counts_its_requests_and_finds_nothing_wrong_where_nothing_is() {
+        let report = run(&args(start(Answers::Truly))).expect("runs");
+        assert!(report.is_good());
+        let operations = report.data["operations"].as_object().unwrap();
+        let requests: u64 = operations.values().map(|kind| kind["requests"].as_u64().unwrap()).sum();
+        assert_eq!(requests, 200);
+        assert_eq!(operations["get"]["misses"], 0);
+    }
+
+    #[test]
+    fn wrong_bytes_make_a_run_bad() {
+        for answers in [Answers::Flipped, Answers::Foreign] {
+            let report = run(&args(start(answers))).expect("runs");
+            assert!(report.wrong_bytes > 0 && !report.is_good());
+        }
+    }
+}

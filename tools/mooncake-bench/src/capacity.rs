@@ -28,11 +28,8 @@ impl Capacity {
         let mut wire = Wire::new(endpoint.connect()?);
         wire.command(&[b"FLUSHALL"])?;
         wire.set(sample_key, &vec![0; block_bytes]).context("write a block to learn its charge")?;
-        let OwnedFrame::Integer(charge) = wire.command(&[b"MEMORY", b"USAGE", sample_key])? else {
-            bail!("MEMORY USAGE: no number");
-        };
+        let charge = charge_of(&mut wire, sample_key)?;
         wire.command(&[b"DEL", sample_key])?;
-        let charge = u64::try_from(charge).context("MEMORY USAGE")?;
         let mut capacity = Self { wire, before: Vec::new(), charge };
         for (name, value) in SETTINGS {
             capacity.config(name, value)?;
@@ -62,6 +59,16 @@ impl Capacity {
         self.before.push((name, before));
         Ok(())
     }
+}
+
+/// What one object counts against `maxmemory`: `charge` of its `STAT`. `MEMORY USAGE` adds the index, which does not.
+fn charge_of(wire: &mut Wire, key: &[u8]) -> Result<u64> {
+    let OwnedFrame::Array(fields) = wire.command(&[b"STAT", key])? else { bail!("STAT: no map") };
+    let charge = fields.chunks(2).find_map(|pair| match pair {
+        [OwnedFrame::BulkString(name), OwnedFrame::Integer(charge)] if name == b"charge" => u64::try_from(*charge).ok(),
+        _ => None,
+    });
+    charge.context("STAT: no charge")
 }
 
 impl Drop for Capacity {

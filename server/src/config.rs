@@ -129,6 +129,11 @@ impl Config {
         source::load(cli, std::env::vars_os(), Machine::probe())
     }
 
+    /// The file that [`Config::load`] reads, if this command line or this environment names one.
+    pub fn file(cli: &Cli) -> Option<PathBuf> {
+        source::file(cli, std::env::var_os(source::ENV_FILE))
+    }
+
     /// The defaults on the given machine.
     pub fn default_on(machine: Machine) -> Self {
         let config = table::defaults(machine);
@@ -221,7 +226,7 @@ impl Config {
         let mut next = self.clone();
         for (name, value) in pairs {
             let name = name.to_ascii_lowercase();
-            if redis::set(&mut next, &name, value)? {
+            if redis::is_set(&next, &name, value)? {
                 continue;
             }
             let info = setting(&name).ok_or_else(|| SetError::unknown(&name))?;
@@ -285,16 +290,6 @@ impl Config {
             self.watermark_low_percent <= self.watermark_high_percent,
             "watermark-low-percent",
             format!("must not be above watermark-high-percent ({})", self.watermark_high_percent.0),
-        );
-        must(
-            self.grant_ms <= self.grant_ms_max,
-            "grant-ms",
-            format!("must not be above grant-ms-max ({})", self.grant_ms_max.0),
-        );
-        must(
-            self.soft_pin_ms <= self.soft_pin_ms_max,
-            "soft-pin-ms",
-            format!("must not be above soft-pin-ms-max ({})", self.soft_pin_ms_max.0),
         );
         must(
             self.reserved_client_percent_max <= self.reserved_percent_max,
@@ -396,7 +391,6 @@ mod tests {
             (&[("dram", "64 MiB"), ("segment-len", "128 MiB")], "segment-len"),
             (&[("segment-len", "96 MiB")], "segment-len"),
             (&[("dram", "25 GiB")], "dram"),
-            (&[("grant-ms", "6000"), ("grant-ms-max", "5000")], "grant-ms"),
             (&[("output-pause-len", "65 MiB")], "output-pause-len"),
             (&[("shards", "48")], "shards"),
         ] {

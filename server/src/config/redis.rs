@@ -65,25 +65,10 @@ pub(super) fn meant(name: &str) -> Option<&'static str> {
 ///
 /// What Redis calls so and we cannot change is accepted where it says what already holds: tools turn `save` and
 /// `appendonly` off without looking.
-pub(super) fn set(config: &mut Config, name: &str, value: &str) -> Result<bool, SetError> {
+pub(super) fn is_set(config: &Config, name: &str, value: &str) -> Result<bool, SetError> {
     let Some(alias) = ALIASES.iter().find(|alias| alias.name == name) else {
         return Ok(false);
     };
-    if alias.name == "loglevel" {
-        config.log_level = match value.to_ascii_lowercase().as_str() {
-            "warning" => LogLevel::Warn,
-            "notice" => LogLevel::Info,
-            "verbose" => LogLevel::Debug,
-            "debug" => LogLevel::Trace,
-            _ => {
-                return Err(SetError::Refused {
-                    name: alias.name,
-                    allowed: "debug, verbose, notice or warning".to_owned(),
-                });
-            }
-        };
-        return Ok(true);
-    }
     if (alias.get)(config).eq_ignore_ascii_case(value) { Ok(true) } else { Err(SetError::Fixed { name: alias.name }) }
 }
 
@@ -131,8 +116,6 @@ mod tests {
         let mut config = config();
         config.set_all(&[("save", ""), ("appendonly", "NO"), ("port", "6379")]).expect("all of it already holds");
         assert!(matches!(config.set("appendonly", "yes"), Err(SetError::Fixed { name: "appendonly" })));
-        config.set("loglevel", "debug").expect("the level may change");
-        assert_eq!(config.log_level, LogLevel::Trace);
     }
 
     #[test]

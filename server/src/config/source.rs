@@ -16,6 +16,11 @@ pub const ENV_PREFIX: &str = "MOONCAKE_";
 /// The variable that names the configuration file where no flag does.
 pub const ENV_FILE: &str = "MOONCAKE_CONFIG";
 
+/// The file to read: a flag names it, or the environment.
+pub fn file(cli: &Cli, env: Option<OsString>) -> Option<PathBuf> {
+    cli.config.clone().or_else(|| env.map(PathBuf::from))
+}
+
 /// Adds the sources up. See [`Config::load`].
 ///
 /// # Errors
@@ -29,10 +34,7 @@ pub fn load(
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
         .filter(|(name, _)| name.starts_with(ENV_PREFIX))
         .collect();
-    let file = cli
-        .config
-        .clone()
-        .or_else(|| env.iter().find(|(name, _)| name == ENV_FILE).map(|(_, value)| PathBuf::from(value)));
+    let file = file(cli, env.iter().find(|(name, _)| name == ENV_FILE).map(|(_, value)| value.clone()));
 
     let mut sum = Sum { config: defaults(machine), problems: Vec::new() };
     if let Some(path) = file {

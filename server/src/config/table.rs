@@ -236,14 +236,10 @@ settings! {
         Start stream_len_min: ByteLen = "16 KiB", "4 KiB" to "64 KiB";
         /// Time a `PUT` grant gives to write and commit. A writer that died holds its slot no longer than this.
         Start grant_ms: Millis = "5000", "100" to "60000";
-        /// Longest time that renewing can stretch a grant to.
-        Start grant_ms_max: Millis = "60000", "100" to "3600000";
         /// Longest lease. A lease holds memory that nothing can evict.
         Start lease_ms_max: Millis = "60000", "1000" to "3600000";
         /// Time that the outcome of a `COMMIT` is remembered, so that repeating it after a lost reply is answered alike.
         Start commit_memory_ms: Millis = "60000", "1000" to "600000";
-        /// Soft pin of an object that asks for one without saying how long.
-        Start soft_pin_ms: Millis = "1800000", "1000" to "86400000";
         /// Longest soft pin. Meant for system prompts of a day, not for ever: that is `PIN`.
         Start soft_pin_ms_max: Millis = "86400000", "1000" to "604800000";
         /// Time that an object is kept after the first `EXISTS` or `LOOKUP` saw it: engines probe first and load later.
@@ -297,7 +293,7 @@ settings! {
     }
     "Logs" {
         /// The least important line that is still logged.
-        Runtime log_level: LogLevel = "info";
+        Start log_level: LogLevel = "info";
         /// Lines for people, or one JSON object a line.
         Start log_format: LogFormat = "text";
     }

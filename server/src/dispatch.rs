@@ -11,6 +11,7 @@ use crate::handler;
 pub(crate) use crate::handler::job::Job;
 use crate::node::Node;
 use crate::session::{ReplyMode, Session};
+use crate::slow::SLOW;
 use crate::stats::{WorkerStats, bump};
 use protocol::base::Instant;
 use protocol::command::{self, CommandId, Flags, Spec};
@@ -75,8 +76,8 @@ pub(crate) fn execute(mut ctx: Ctx<'_>) -> Flow {
     let flow = match command::lookup(name) {
         Some(spec) => run_spec(&mut ctx, spec),
         None => {
-            ctx.stats.errors.add(1);
             let error = if ctx.session.authenticated { unknown(&ctx.args) } else { no_auth() };
+            ctx.stats.error(error.word());
             ctx.reply().wire_error(&error);
             Flow::Go
         }
@@ -115,6 +116,11 @@ fn unknown(args: &Args<'_>) -> WireError {
     WireError::err(text)
 }
 
+/// Whether a command is worth two looks at the clock, which the shortest ones would feel.
+fn may_be_slow(spec: &Spec) -> bool {
+    !spec.flags.intersects(Flags::FAST.union(Flags::DENYOOM))
+}
+
 fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
     // A container's subcommand is what counts and what is refused.
     let (spec, known) = match ctx.args.bytes(1) {
@@ -128,9 +134,12 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
     let stat = ctx.stats.of(spec.id);
     if !ctx.session.authenticated && !spec.flags.contains(Flags::NO_AUTH) {
         bump(&stat.rejected, 1);
-        ctx.reply().wire_error(&no_auth());
+        let error = no_auth();
+        ctx.stats.error(error.word());
+        ctx.reply().wire_error(&error);
         return Flow::Go;
     }
+    let started = may_be_slow(spec).then(std::time::Instant::now);
     let result = if known {
         spec.check_arity(ctx.args.len()).and_then(|()| handler::run(ctx, spec))
     } else {
@@ -139,6 +148,10 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
         Err(WireError::err(format!("unknown subcommand '{}'. Try {name} HELP.", word.unwrap_or_default())))
     };
     bump(&stat.calls, 1);
+    if let Some(took) = started.map(|started| started.elapsed()).filter(|took| *took >= SLOW) {
+        let client = &ctx.session.client;
+        ctx.node.slow.command(spec, &ctx.args, took, &client.addr, &client.words.lock().name);
+    }
     match ctx.ran.last_mut() {
         Some((id, count)) if *id == spec.id => *count += 1,
         _ => ctx.ran.push((spec.id, 1)),
@@ -147,7 +160,7 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
         Ok(flow) => flow,
         Err(error) => {
             bump(&stat.failed, 1);
-            ctx.stats.errors.add(1);
+            ctx.stats.error(error.word());
             ctx.reply().wire_error(&error);
             Flow::Go
         }

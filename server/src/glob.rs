@@ -140,7 +140,9 @@ mod tests {
             ("h[a-b]llo", "hbllo", true),
             ("h[b-a]llo", "hallo", true),
             ("h[a-b]llo", "hcllo", false),
-            ("[a-]", "-", true),
+            // A range from `a` to `]`, in a class that does not end.
+            ("[a-]", "-", false),
+            ("[a-]", "_", true),
             ("[]a]", "a]", false),
             ("[\\]]", "]", true),
             ("[^]", "a", true),

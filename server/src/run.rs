@@ -5,6 +5,7 @@ use crate::listen::Listeners;
 use crate::node::Node;
 use crate::worker::Workers;
 use anyhow::Context as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,12 +15,17 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often clients are looked at for time-outs, and rates are sampled.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
-/// Runs a node until a signal or `SHUTDOWN` ends it.
+/// Runs a node until a signal or `SHUTDOWN` ends it. `file` is where the configuration came from, for `CONFIG REWRITE`.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     let node = Node::new(config)?;
+    if let Some(file) = file {
+        // The directory may not be the same for ever.
+        let file = std::path::absolute(&file).unwrap_or(file);
+        node.config_file.set(file).expect("a node starts once");
+    }
     let workers = Workers::start(node.config.read().worker_count())?;
     node.workers.set(workers).expect("a node starts once");
     let listeners = Listeners::bind(&node)?;

@@ -27,11 +27,7 @@ pub(crate) struct Totals {
 
 impl Totals {
     pub(crate) fn of(node: &Node) -> Self {
-        let mut sum = Self {
-            net_in: node.stats.bulk_in.get(),
-            net_out: node.stats.bulk_out.get(),
-            ..Self::default()
-        };
+        let mut sum = Self { net_in: node.stats.bulk_in.get(), net_out: node.stats.bulk_out.get(), ..Self::default() };
         for worker in node.workers().iter() {
             sum.commands += worker.stats.commands.get();
             sum.errors += worker.stats.errors.get();

@@ -197,10 +197,10 @@ mod tests {
         slow.event("maintenance", Duration::from_millis(30));
         slow.event("maintenance", Duration::from_millis(12));
         note(&slow, &["ttl", "k"], 15);
-        assert_eq!(slow.events().iter().map(|(kind, _, longest)| (*kind, *longest)).collect::<Vec<_>>(), [
-            ("fast-command", 15),
-            ("maintenance", 30)
-        ]);
+        assert_eq!(
+            slow.events().iter().map(|(kind, _, longest)| (*kind, *longest)).collect::<Vec<_>>(),
+            [("fast-command", 15), ("maintenance", 30)]
+        );
         assert!(!slow.history(b"MAINTENANCE").is_empty() && slow.history(b"other").is_empty());
         assert_eq!(slow.forget_events(|kind| kind == "maintenance"), 1);
         assert_eq!(slow.forget_events(|_| true), 1);

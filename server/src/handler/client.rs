@@ -221,7 +221,11 @@ pub(crate) fn client_set_name(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 /// `CLIENT GETNAME`
 pub(crate) fn client_get_name(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let name = ctx.session.client.words.lock().name.clone();
-    if name.is_empty() { ctx.reply().null() } else { ctx.reply().bulk(name.as_bytes()) }
+    if name.is_empty() {
+        ctx.reply().null()
+    } else {
+        ctx.reply().bulk(name.as_bytes())
+    }
     Ok(Flow::Go)
 }
 
@@ -321,7 +325,9 @@ mod tests {
         client.words.lock().name = "worker-1".into();
         let mut text = String::new();
         line(&mut text, &client, 4_500);
-        assert!(text.starts_with("id=7 addr=127.0.0.1:50000 laddr=127.0.0.1:6379 fd=9 name=worker-1 age=3 idle=3 flags=N "));
+        assert!(
+            text.starts_with("id=7 addr=127.0.0.1:50000 laddr=127.0.0.1:6379 fd=9 name=worker-1 age=3 idle=3 flags=N ")
+        );
         assert!(text.contains(" cmd=NULL user=default redir=-1 resp=2 lib-name= lib-ver= "));
         assert!(text.ends_with('\n') && text.matches('\n').count() == 1);
         assert!(text.split_ascii_whitespace().all(|field| field.contains('=')), "{text}");

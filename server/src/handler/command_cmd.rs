@@ -7,7 +7,8 @@ use protocol::resp::{WireError, Writer};
 use std::sync::LazyLock;
 
 static BY_ID: LazyLock<Box<[&'static Spec]>> = LazyLock::new(|| {
-    let mut specs: Vec<&'static Spec> = command::all().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands)).collect();
+    let mut specs: Vec<&'static Spec> =
+        command::all().flat_map(|spec| std::iter::once(spec).chain(spec.subcommands)).collect();
     specs.sort_by_key(|spec| spec.id);
     assert_eq!(specs.len(), CommandId::COUNT, "every command has one entry");
     specs.into_boxed_slice()
@@ -262,7 +263,8 @@ fn write_arguments(reply: &mut Writer<'_>, nodes: &[Syntax]) {
         // Newer versions of redis-cli show this where older ones show the name.
         let shown = !nested && node.kind != SyntaxKind::PureToken;
         let flagged = node.optional || node.multiple;
-        reply.map(2 + [shown, is_key, node.token.is_some(), flagged, nested].into_iter().filter(|&there| there).count());
+        reply
+            .map(2 + [shown, is_key, node.token.is_some(), flagged, nested].into_iter().filter(|&there| there).count());
         reply.field("name").bulk(node.name.as_bytes());
         reply.field("type").bulk(node.kind.as_str().as_bytes());
         if shown {
@@ -321,7 +323,7 @@ mod tests {
     fn docs_have_the_shape_that_redis_gives_them() {
         assert_eq!(
             written(true, |reply| write_docs(reply, spec("expire"))),
-            "$6 expire %5 $7 summary $45 Ends an object's life after so many seconds $5 since $5 1.0.0 $5 group \
+            "$6 expire %5 $7 summary $43 Ends an object's life after so many seconds $5 since $5 1.0.0 $5 group \
              $7 generic $10 complexity $4 O(1) $9 arguments *3 \
              %4 $4 name $3 key $4 type $3 key $12 display_text $3 key $14 key_spec_index :0 \
              %3 $4 name $7 seconds $4 type $7 integer $12 display_text $7 seconds \

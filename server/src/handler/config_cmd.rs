@@ -56,7 +56,9 @@ pub(crate) fn config_set(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 }
 
 fn text(arg: Arg<'_>) -> Result<&str, WireError> {
-    arg.bytes().and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(|| WireError::err("settings are text in UTF-8"))
+    arg.bytes()
+        .and_then(|bytes| std::str::from_utf8(bytes).ok())
+        .ok_or_else(|| WireError::err("settings are text in UTF-8"))
 }
 
 /// `CONFIG RESETSTAT`

@@ -81,7 +81,9 @@ pub(crate) fn expire(ctx: &mut Ctx<'_>, command: CommandId) -> Result<Flow, Wire
             .ok_or_else(|| WireError::invalid_expire(super::command_cmd::name_of(command)))?,
     };
     let at = match request.at {
-        ExpireAt::In(span) if span >= 0 => Instant(now.0.saturating_add(span.unsigned_abs().saturating_mul(NANOS_PER_MS))),
+        ExpireAt::In(span) if span >= 0 => {
+            Instant(now.0.saturating_add(span.unsigned_abs().saturating_mul(NANOS_PER_MS)))
+        }
         // What is past ends the object now: one instant of the past is as good as another.
         _ => u64::try_from(unix_ms).map_or(Instant(0), |unix_ms| from_unix(unix_ms, (unix_ns, now))),
     };

@@ -32,7 +32,8 @@ pub(crate) struct MemoryUse {
 impl MemoryUse {
     pub(crate) fn of(node: &Node) -> Self {
         let sums = node.store.accounting();
-        let scattered: u64 = node.store.fragmentation_by_segment().iter().map(|of| of.free - of.longest.min(of.free)).sum();
+        let scattered: u64 =
+            node.store.fragmentation_by_segment().iter().map(|of| of.free - of.longest.min(of.free)).sum();
         let output = node.clients.all().iter().map(|client| client.pending.load(Ordering::Relaxed)).sum();
         Self {
             slots: sums.total.saturating_sub(sums.free),

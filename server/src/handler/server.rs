@@ -151,7 +151,8 @@ pub(crate) fn latency_history(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 pub(crate) fn latency_reset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let events = ctx.args.skip(2);
     let meant = |kind: &str| {
-        let named = |arg: protocol::resp::Arg<'_>| arg.bytes().is_some_and(|it| it.eq_ignore_ascii_case(kind.as_bytes()));
+        let named =
+            |arg: protocol::resp::Arg<'_>| arg.bytes().is_some_and(|it| it.eq_ignore_ascii_case(kind.as_bytes()));
         events.is_empty() || events.iter().any(named)
     };
     let forgotten = ctx.node.slow.forget_events(meant);
@@ -209,7 +210,8 @@ pub(crate) fn shutdown(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut abort = false;
     while let Some(option) = words.option()? {
         abort |= option.eq_ignore_ascii_case(b"abort");
-        if ![&b"nosave"[..], b"save", b"now", b"force", b"abort"].iter().any(|known| option.eq_ignore_ascii_case(known)) {
+        if ![&b"nosave"[..], b"save", b"now", b"force", b"abort"].iter().any(|known| option.eq_ignore_ascii_case(known))
+        {
             return Err(WireError::syntax());
         }
     }
@@ -225,7 +227,8 @@ pub(crate) fn shutdown(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 pub(crate) fn wait(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut words = Words::new(&ctx.args, 1);
     words.signed()?;
-    let timeout = parse_i64(words.word()?).ok_or_else(|| WireError::err("timeout is not an integer or out of range"))?;
+    let timeout =
+        parse_i64(words.word()?).ok_or_else(|| WireError::err("timeout is not an integer or out of range"))?;
     if timeout < 0 {
         return Err(WireError::err("timeout is negative"));
     }

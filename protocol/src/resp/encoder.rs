@@ -2,6 +2,7 @@
 
 use super::Arg;
 use bytes::{BufMut, BytesMut};
+use std::fmt::{self, Write as _};
 
 /// Appends one request. The words are given twice by the same closure: once to count them, once to write them.
 #[derive(Debug)]
@@ -44,12 +45,16 @@ impl<'a> Encoder<'a> {
     }
 
     /// What `value` displays.
-    pub fn display(&mut self, value: impl std::fmt::Display) -> &mut Self {
+    pub fn display(&mut self, value: impl fmt::Display) -> &mut Self {
         if self.out.is_none() {
             self.words += 1;
             return self;
         }
-        self.word(value.to_string())
+        let mut text = ShortText { bytes: [0; 64], len: 0 };
+        match write!(text, "{value}") {
+            Ok(()) => self.word(&text.bytes[..text.len]),
+            Err(_) => self.word(value.to_string()),
+        }
     }
 
     /// A value, or the room for one that is sent by another way.
@@ -66,6 +71,21 @@ impl<'a> Encoder<'a> {
                 self
             }
         }
+    }
+}
+
+/// Room for an id or a checksum, so that neither needs a string of its own.
+struct ShortText {
+    bytes: [u8; 64],
+    len: usize,
+}
+
+impl fmt::Write for ShortText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.bytes.get_mut(self.len..self.len + text.len()).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.len += text.len();
+        Ok(())
     }
 }
 

@@ -1,0 +1,265 @@
+//! Making a connection and attaching the best transport that both ends have.
+
+use crate::ClientError;
+use crate::link::{Deadline, Link, Wire};
+use crate::options::{Address, Choice, Options};
+use crate::scan::{Unexpected, Walk};
+use crate::session::{Bulk, Session, next_on};
+use protocol::command::Attach;
+use protocol::resp::Encoder;
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use transport::shm::{BlockingRing, ClientBuffer, Populate, RingFds, SpinBudget, map_read_only};
+use transport::tcp::BulkPool;
+use transport::tcp::frame::Token;
+
+/// What `NODE` answers, as far as it matters here.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Node {
+    boot_id: String,
+    unix_socket: String,
+    bulk_port: u16,
+}
+
+/// Connects, authenticates, and attaches the transport that `options` ask for.
+pub(crate) fn connect(
+    options: &Options,
+    number: u64,
+    buffer: &mut Option<Arc<ClientBuffer>>,
+    deadline: Deadline,
+) -> Result<Session, ClientError> {
+    let mut link = open(options, &options.address, deadline)?;
+    let bare = |link| Session { number, control: link, socket: None, bulk: Bulk::None, releases: Vec::new() };
+    if options.via == Choice::InBand {
+        return Ok(bare(link));
+    }
+    let node = ask_node(&mut link, deadline)?;
+    if options.via != Choice::Tcp {
+        match attach_shm(options, &mut link, &node, buffer, deadline) {
+            Ok(shm) => return Ok(Session { number, ..shm }),
+            Err(error) if options.via == Choice::Shm || ends(&error) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    match attach_tcp(options, &mut link, &node, deadline) {
+        Ok(pool) => Ok(Session { bulk: Bulk::Tcp(pool), ..bare(link) }),
+        Err(error) if options.via == Choice::Tcp || ends(&error) => Err(error),
+        Err(_) => Ok(bare(link)),
+    }
+}
+
+/// Whether another transport would not help: the control connection itself is at its end.
+fn ends(error: &ClientError) -> bool {
+    matches!(error, ClientError::Timeout { .. })
+}
+
+/// Connects to `address` and says who we are.
+fn open(options: &Options, address: &Address, deadline: Deadline) -> Result<Link, ClientError> {
+    let wire = match address {
+        Address::Tcp(host) => Wire::Tcp(open_tcp(host, deadline)?),
+        Address::Unix(path) => Wire::Unix(open_unix(path)?),
+    };
+    let mut link = Link::new(wire, address.to_string().into(), options.reply_len_max);
+    let mut expected = 0;
+    if options.resp3 {
+        link.request(|out| {
+            Encoder::encode(out, |out| {
+                out.word("HELLO").word("3");
+                if let Some((user, password)) = &options.auth {
+                    out.word("AUTH").word(user).word(password);
+                }
+            })
+        });
+        expected += 1;
+    } else if let Some((user, password)) = &options.auth {
+        link.request(|out| {
+            Encoder::encode(out, |out| {
+                out.word("AUTH").word(user).word(password);
+            })
+        });
+        expected += 1;
+    }
+    if let Some(name) = &options.name {
+        link.request(|out| {
+            Encoder::encode(out, |out| {
+                out.word("CLIENT").word("SETNAME").word(name);
+            })
+        });
+        expected += 1;
+    }
+    link.flush(deadline)?;
+    for _ in 0..expected {
+        next_on(&mut link, deadline, |walk| walk.skip())?;
+    }
+    Ok(link)
+}
+
+fn open_tcp(host: &str, deadline: Deadline) -> Result<TcpStream, ClientError> {
+    let failed = |source| ClientError::Connect { address: host.to_owned(), source };
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in host.to_socket_addrs().map_err(failed)? {
+        let left = deadline.at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ClientError::Timeout { address: host.to_owned(), deadline: deadline.span });
+        }
+        match TcpStream::connect_timeout(&address, left).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn open_unix(path: &Path) -> Result<UnixStream, ClientError> {
+    UnixStream::connect(path).map_err(|source| ClientError::Connect { address: path.display().to_string(), source })
+}
+
+/// Asks what the node offers. A server that does not know the question offers nothing.
+fn ask_node(link: &mut Link, deadline: Deadline) -> Result<Node, ClientError> {
+    link.request(|out| {
+        Encoder::encode(out, |out| {
+            out.word("NODE");
+        })
+    });
+    link.flush(deadline)?;
+    match next_on(link, deadline, read_node) {
+        Err(ClientError::Wire { .. }) => Ok(Node::default()),
+        other => other,
+    }
+}
+
+fn read_node(walk: &mut Walk<'_>) -> Result<Node, Unexpected> {
+    let mut node = Node::default();
+    for _ in 0..walk.map()? {
+        match walk.bytes()? {
+            b"boot-id" => walk.text()?.clone_into(&mut node.boot_id),
+            b"unix-socket" => walk.text()?.clone_into(&mut node.unix_socket),
+            b"bulk-port" => node.bulk_port = u16::try_from(walk.unsigned()?).map_err(|_| Unexpected("a port"))?,
+            _ => walk.skip()?,
+        }
+    }
+    Ok(node)
+}
+
+fn no_shm(reason: impl Into<String>) -> ClientError {
+    ClientError::NoTransport { wanted: "shared memory", reason: reason.into() }
+}
+
+/// The server's Unix socket, if it is on this machine.
+fn unix_socket(options: &Options, node: &Node) -> Result<PathBuf, ClientError> {
+    if let Some(path) = &options.unix {
+        return Ok(path.clone());
+    }
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if node.boot_id.is_empty() || node.boot_id != boot_id.trim() {
+        return Err(no_shm("the server is on another machine"));
+    }
+    if node.unix_socket.is_empty() {
+        return Err(no_shm("the server has no Unix socket"));
+    }
+    Ok(PathBuf::from(&node.unix_socket))
+}
+
+fn attach_shm(
+    options: &Options,
+    link: &mut Link,
+    node: &Node,
+    buffer: &mut Option<Arc<ClientBuffer>>,
+    deadline: Deadline,
+) -> Result<Session, ClientError> {
+    // Not `link` itself, even if it is one already: should this fail half-way, it is still good.
+    let address = match link.unix() {
+        Some(_) => options.address.clone(),
+        None => Address::Unix(unix_socket(options, node)?),
+    };
+    let mut socket = open(options, &address, deadline)?;
+    if buffer.is_none() && options.buffer_len > 0 {
+        *buffer = Some(Arc::new(ClientBuffer::create(protocol::base::ByteLen(options.buffer_len))?));
+    }
+    let lent: Vec<_> = buffer.iter().map(|buffer| buffer.fd()).collect();
+    let attach = Attach::Shm { buffers: u32::from(buffer.is_some()) };
+    socket.request(|out| attach.encode(out));
+    let (mut walk, fds) = socket.exchange_fds(&lent, deadline)?;
+    if let Some(error) = walk.error() {
+        return Err(no_shm(error.to_string()));
+    }
+    let attached = read_attached(&mut walk);
+    let lens = attached.map_err(|what| crate::link::unexpected(socket.address(), what))?;
+    let ring_at = lens.len();
+    if fds.len() != ring_at + RingFds::COUNT {
+        let what = format!("{} segments and {} descriptors", ring_at, fds.len());
+        return Err(socket.protocol_error(what));
+    }
+    let mut fds = fds.into_iter();
+    let mut segments = Vec::with_capacity(ring_at);
+    for (fd, len) in fds.by_ref().take(ring_at).zip(lens) {
+        segments.push(Arc::new(map_read_only(&fd, len, Populate::Lazy)?));
+    }
+    let ring: Vec<OwnedFd> = fds.collect();
+    let ring: [OwnedFd; RingFds::COUNT] = ring.try_into().map_err(|_| no_shm("no ring came"))?;
+    let stream = socket.unix().ok_or_else(|| no_shm("descriptors need a Unix socket"))?;
+    let ring = BlockingRing::open(RingFds::from(ring), stream, SpinBudget::new(options.spin))
+        .map_err(|error| ClientError::ring(socket.address(), deadline.span, error))?;
+    let control = Link::new(Wire::Ring(Box::new(ring)), Arc::clone(socket.address()), options.reply_len_max);
+    Ok(Session { number: 0, control, socket: Some(socket), bulk: Bulk::Shm { segments }, releases: Vec::new() })
+}
+
+/// The lengths of the segments, in the order of their descriptors.
+fn read_attached(walk: &mut Walk<'_>) -> Result<Vec<usize>, Unexpected> {
+    let mut lens = Vec::new();
+    for _ in 0..walk.map()? {
+        match walk.bytes()? {
+            b"segments" => {
+                for at in 0..walk.array()? {
+                    let (mut fd, mut len) = (None, None);
+                    for _ in 0..walk.map()? {
+                        match walk.bytes()? {
+                            b"fd" => fd = Some(walk.unsigned()?),
+                            b"length" => len = usize::try_from(walk.unsigned()?).ok(),
+                            _ => walk.skip()?,
+                        }
+                    }
+                    if fd != Some(at as u64) {
+                        return Err(Unexpected("segments in the order of their descriptors"));
+                    }
+                    lens.push(len.ok_or(Unexpected("a segment's length"))?);
+                }
+            }
+            _ => walk.skip()?,
+        }
+    }
+    Ok(lens)
+}
+
+fn attach_tcp(options: &Options, link: &mut Link, node: &Node, deadline: Deadline) -> Result<BulkPool, ClientError> {
+    let none = |reason: String| ClientError::NoTransport { wanted: "bulk TCP", reason };
+    if node.bulk_port == 0 && options.via == Choice::Auto {
+        return Err(none("the server has no bulk port".into()));
+    }
+    link.request(|out| Attach::Tcp.encode(out));
+    link.flush(deadline)?;
+    let (token, port) = match next_on(link, deadline, read_token) {
+        Err(ClientError::Wire { word, text }) => return Err(none(format!("{word} {text}"))),
+        other => other?,
+    };
+    let ip = link.tcp_peer().map_or_else(|| std::net::Ipv4Addr::LOCALHOST.into(), |peer| peer.ip());
+    BulkPool::connect(SocketAddr::new(ip, port), token, options.streams, deadline.at)
+        .map_err(|error| none(error.to_string()))
+}
+
+fn read_token(walk: &mut Walk<'_>) -> Result<(Token, u16), Unexpected> {
+    let (mut token, mut port) = (None, None);
+    for _ in 0..walk.map()? {
+        match walk.bytes()? {
+            b"token" => token = Token::parse_hex(walk.bytes()?),
+            b"port" => port = u16::try_from(walk.unsigned()?).ok(),
+            _ => walk.skip()?,
+        }
+    }
+    token.zip(port).ok_or(Unexpected("a token and a port"))
+}

@@ -1,0 +1,122 @@
+//! A connection with the bulk transport that was attached to it.
+//!
+//! Invariants:
+//! - Leases, grants and mapped segments belong to one session and are of no use in the next.
+//! - A lease that a call is done with is released with the next request that goes out, not in an exchange of its own.
+
+use crate::ClientError;
+use crate::link::{Deadline, Link, unexpected, walk_check};
+use crate::scan::{Unexpected, Walk};
+use protocol::base::LeaseId;
+use protocol::command::{MRelease, Release};
+use std::sync::Arc;
+use transport::shm::Mapping;
+use transport::tcp::BulkPool;
+
+/// How bulk bytes travel on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// In RESP.
+    InBand,
+    /// Shared memory.
+    Shm,
+    /// Bulk TCP.
+    Tcp,
+}
+
+/// The way of bulk bytes.
+#[derive(Debug)]
+pub(crate) enum Bulk {
+    None,
+    /// The server's segments, by the number that locators give for `fd`.
+    Shm {
+        segments: Vec<Arc<Mapping>>,
+    },
+    Tcp(BulkPool),
+}
+
+/// One connection and what belongs to it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Which of the client's connections this is, from 1.
+    pub(crate) number: u64,
+    /// Control: the ring if there is one, else the socket.
+    pub(crate) control: Link,
+    /// The socket beside a ring: large in-band values go there.
+    pub(crate) socket: Option<Link>,
+    pub(crate) bulk: Bulk,
+    /// Leases that are done with.
+    pub(crate) releases: Vec<LeaseId>,
+}
+
+impl Session {
+    pub(crate) fn transport(&self) -> Transport {
+        match self.bulk {
+            Bulk::None => Transport::InBand,
+            Bulk::Shm { .. } => Transport::Shm,
+            Bulk::Tcp(_) => Transport::Tcp,
+        }
+    }
+
+    /// Where in-band values go.
+    pub(crate) fn in_band(&mut self) -> &mut Link {
+        self.socket.as_mut().unwrap_or(&mut self.control)
+    }
+
+    /// Sends what waits on the control connection, and the releases behind it.
+    pub(crate) fn flush(&mut self, deadline: Deadline) -> Result<(), ClientError> {
+        match self.releases[..] {
+            [] => {}
+            [lease] => self.control.request_unheard(|out| Release { lease }.encode(out)),
+            _ => {
+                let batch = MRelease { leases: std::mem::take(&mut self.releases) };
+                self.control.request_unheard(|out| batch.encode(out));
+                self.releases = batch.leases;
+            }
+        }
+        self.releases.clear();
+        self.control.flush(deadline)
+    }
+
+    /// The next reply on the control connection, read by `read`.
+    pub(crate) fn next<T>(
+        &mut self,
+        deadline: Deadline,
+        read: impl FnOnce(&mut Walk<'_>) -> Result<T, Unexpected>,
+    ) -> Result<T, ClientError> {
+        next_on(&mut self.control, deadline, read)
+    }
+
+    /// As [`next`](Self::next), where a null means a miss.
+    pub(crate) fn next_or_null<T>(
+        &mut self,
+        deadline: Deadline,
+        read: impl FnOnce(&mut Walk<'_>) -> Result<T, Unexpected>,
+    ) -> Result<Option<T>, ClientError> {
+        self.next(deadline, |walk| if walk.is_null() { Ok(None) } else { read(walk).map(Some) })
+    }
+
+    /// One request, one reply.
+    pub(crate) fn exchange<T>(
+        &mut self,
+        encode: impl FnOnce(&mut bytes::BytesMut),
+        deadline: Deadline,
+        read: impl FnOnce(&mut Walk<'_>) -> Result<T, Unexpected>,
+    ) -> Result<T, ClientError> {
+        self.control.request(encode);
+        self.flush(deadline)?;
+        self.next(deadline, read)
+    }
+}
+
+/// The next reply on `link`, read by `read`.
+pub(crate) fn next_on<T>(
+    link: &mut Link,
+    deadline: Deadline,
+    read: impl FnOnce(&mut Walk<'_>) -> Result<T, Unexpected>,
+) -> Result<T, ClientError> {
+    let address = Arc::clone(link.address());
+    let mut walk = link.next(deadline)?;
+    walk_check(walk)?;
+    read(&mut walk).map_err(|what| unexpected(&address, what))
+}

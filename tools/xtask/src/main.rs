@@ -5,6 +5,7 @@
 mod arrows;
 mod check;
 mod deep;
+mod planned;
 mod prose;
 mod reference;
 mod source;
@@ -41,7 +42,7 @@ enum Chore {
         #[arg(long)]
         only: Option<String>,
     },
-    /// Writes the generated part of docs/protocol.md again
+    /// Writes the generated parts of README.md and docs/protocol.md again
     Docs,
 }
 

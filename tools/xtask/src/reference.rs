@@ -1,37 +1,41 @@
-//! The generated parts of docs/protocol.md: what the code says of its own formats, never typed twice.
+//! The generated parts of the documents: what the code says of itself, never typed twice.
 //!
-//! A part stands between `<!-- generated: KIND -->` and `<!-- end of generated -->`. Kinds: `commands` is
-//! the reference made from the table of commands, `errors` the words that errors begin with, `module PATH` the documentation that a source file opens with.
+//! A part stands between `<!-- generated: KIND -->` and `<!-- end of generated -->`. Kinds: `commands` is the reference
+//! made from the table of commands, `planned` which of the planned ones are there, `module PATH` the documentation that
+//! a source file opens with.
 
-use crate::root;
+use crate::{planned, root};
 use anyhow::{Context, Result, bail};
-use protocol::resp::ErrorWord;
 use std::fmt::Write as _;
 
-const DOCUMENT: &str = "docs/protocol.md";
+const DOCUMENTS: [&str; 2] = ["docs/protocol.md", "README.md"];
 const BEGIN: &str = "<!-- generated: ";
 const END: &str = "<!-- end of generated -->";
 
-/// Whether the document says something else than the code.
+/// Documents that say something else than the code.
 pub(crate) fn outdated() -> Result<Vec<String>> {
-    let (path, found) = document()?;
-    if regenerated(&found, render)? == found {
-        return Ok(Vec::new());
+    let mut wrong = Vec::new();
+    for name in DOCUMENTS {
+        let found = read(name)?;
+        if regenerated(&found, render)? != found {
+            wrong.push(format!("{name} does not say what the code says: run `cargo xtask docs`"));
+        }
     }
-    Ok(vec![format!("{} does not say what the code says: run `cargo xtask docs`", path.display())])
+    Ok(wrong)
 }
 
-/// Brings the document up to the code.
+/// Brings the documents up to the code.
 pub(crate) fn write() -> Result<bool> {
-    let (path, found) = document()?;
-    std::fs::write(&path, regenerated(&found, render)?).with_context(|| format!("write {}", path.display()))?;
+    for name in DOCUMENTS {
+        let text = regenerated(&read(name)?, render)?;
+        std::fs::write(root().join(name), text).with_context(|| format!("write {name}"))?;
+    }
     Ok(true)
 }
 
-fn document() -> Result<(std::path::PathBuf, String)> {
-    let path = root().join(DOCUMENT);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok((path, text))
+/// A file of the tree.
+fn read(name: &str) -> Result<String> {
+    std::fs::read_to_string(root().join(name)).with_context(|| format!("read {name}"))
 }
 
 /// `text` with each generated part rendered again.
@@ -51,19 +55,10 @@ fn regenerated(text: &str, render: impl Fn(&str) -> Result<String>) -> Result<St
 fn render(kind: &str) -> Result<String> {
     match kind.split_once(' ') {
         None if kind == "commands" => Ok(protocol::command::markdown()),
-        None if kind == "errors" => Ok(error_words()),
-        Some(("module", path)) => {
-            let path = root().join(path);
-            let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-            Ok(module_docs(&text))
-        }
+        None if kind == "planned" => Ok(planned::table()),
+        Some(("module", path)) => Ok(module_docs(&read(path)?)),
         _ => bail!("nothing is known of generated part {kind:?}"),
     }
-}
-
-fn error_words() -> String {
-    let rows = ErrorWord::ALL.iter().map(|word| format!("| `{word}` | {} |\n", word.meaning()));
-    format!("| word | meaning |\n|---|---|\n{}", rows.collect::<String>())
 }
 
 /// What a source file opens with, as text for a page: links to code become plain code.
@@ -98,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_says_what_the_code_says() {
+    fn the_documents_say_what_the_code_says() {
         assert_eq!(outdated().expect("the tree can be read"), Vec::<String>::new());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Rare facts (expiry, pins, soft pins, graces) live in side tables of the shard and are flagged here.
 
+use crate::lru::List;
 use crate::place::Place;
 use protocol::base::{Crc, Generation};
 
@@ -52,6 +53,8 @@ pub(crate) struct Entry {
     pub(crate) list: u8,
     /// Hits up to 255, for `OBJECT FREQ`.
     pub(crate) hits: u8,
+    /// Whether another object named it as its parent.
+    pub(crate) continued: bool,
 }
 
 const _: () = assert!(size_of::<Entry>() == 56, "the index' memory is a promise");
@@ -81,11 +84,21 @@ impl Entry {
             flags: flag::IN_USE,
             list: 0,
             hits: 0,
+            continued: false,
         }
     }
 
     pub(crate) fn place(&self) -> Place {
         Place::unpack(self.place)
+    }
+
+    /// The list of an object that nothing spares.
+    pub(crate) fn class(&self) -> List {
+        match (self.hits, self.continued) {
+            (0, false) => List::Leaf,
+            (0, true) => List::Fresh,
+            _ => List::Hit,
+        }
     }
 
     pub(crate) fn has(&self, flag: u8) -> bool {

@@ -1,6 +1,7 @@
 //! Eviction order: least recently used first, and of one chain the deepest first.
 //!
-//! Role: intrusive lists over a shard's entries, ordered by [`Stamp`].
+//! Role: intrusive lists over a shard's entries, ordered by [`Stamp`]. Objects that were read, that something continues, and
+//! that neither happened to are in lists of their own, and age at different speeds ([`List::urgency`]).
 //!
 //! Invariants:
 //! - A list is sorted by stamp, newest at the head, except where a bounded walk gave up: then an entry lies a little
@@ -13,6 +14,7 @@
 
 use crate::entry::{Entries, NIL, flag};
 use protocol::base::Instant;
+use std::cmp::Reverse;
 
 /// Steps that an insertion out of order may walk.
 const WALK_MAX: usize = 128;
@@ -45,24 +47,62 @@ impl Stamp {
 /// Which list: its number goes into [`crate::entry::Entry::list`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum List {
-    /// Victims of first choice.
-    Plain = 0,
+    /// Never read since it was written, and continued by nothing: most such blocks are never asked for again.
+    Leaf = 0,
+    /// Never read, but something continues it.
+    Fresh = 1,
+    /// Read since it was written.
+    Hit = 2,
     /// Soft-pinned: victims only when there are no others.
-    Soft = 1,
-    /// Passed over because of a grace; back in `Plain` when it ends.
-    Parked = 2,
+    Soft = 3,
+    /// Passed over because of a grace; back in its list when that ends.
+    Parked = 4,
+}
+
+impl List {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 5;
+    /// All of them.
+    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Leaf, Self::Fresh, Self::Hit, Self::Soft, Self::Parked];
+    /// Those that victims come from, plain ones and soft-pinned ones.
+    pub(crate) const PLAIN: &'static [Self] = &[Self::Leaf, Self::Fresh, Self::Hit];
+    /// See [`List::PLAIN`].
+    pub(crate) const SOFT: &'static [Self] = &[Self::Soft];
+
+    /// The lists that victims come from.
+    pub(crate) fn victims(soft: bool) -> &'static [Self] {
+        if soft { Self::SOFT } else { Self::PLAIN }
+    }
+
+    /// How much faster than others the objects of a list age, in halves. Measured on the conversation trace: block hit
+    /// ratios of 0.0453, 0.1488, 0.2202, 0.3304 and 0.3555 at 1,000, 5,860, 10,000, 30,000 and 50,000 blocks, where one list
+    /// has 0.0445, 0.1361, 0.2116, 0.3258 and 0.3546.
+    fn weight(self) -> u64 {
+        match self {
+            Self::Leaf => 8,
+            Self::Fresh => 2,
+            Self::Hit | Self::Soft | Self::Parked => 1,
+        }
+    }
+
+    /// How much the oldest object of this list, whose stamp is `stamp`, should go before those of other lists: the greater
+    /// goes first. Of equals the older goes, and of one moment the deeper.
+    pub(crate) fn urgency(self, stamp: u64, now: Instant) -> (u64, Reverse<u64>) {
+        let idle = now.micros_floor().saturating_sub(stamp >> DEPTH_BITS);
+        (idle.saturating_mul(self.weight()), Reverse(stamp))
+    }
 }
 
 /// Head and tail of each list.
 #[derive(Debug)]
 pub(crate) struct Lists {
-    newest: [u32; 3],
-    oldest: [u32; 3],
+    newest: [u32; List::COUNT],
+    oldest: [u32; List::COUNT],
 }
 
 impl Lists {
     pub(crate) fn new() -> Self {
-        Self { newest: [NIL; 3], oldest: [NIL; 3] }
+        Self { newest: [NIL; List::COUNT], oldest: [NIL; List::COUNT] }
     }
 
     pub(crate) fn oldest(&self, list: List) -> u32 {
@@ -96,7 +136,7 @@ impl Lists {
             let entry = &mut entries[index];
             entry.newer = newer;
             entry.older = older;
-            entry.list = u8::try_from(which).expect("three lists");
+            entry.list = u8::try_from(which).expect("five lists");
             entry.flags |= flag::LISTED;
         }
         if newer == NIL {
@@ -166,10 +206,10 @@ mod tests {
         for stamp in [5u64, 3, 9, 1, 7, 5, 2, 8] {
             let entry = Entry::new(Generation(1), stamp, Place::unpack(0), 0, 0, Crc(0), 1);
             let index = entries.insert(entry);
-            lists.insert(&mut entries, index, List::Plain);
+            lists.insert(&mut entries, index, List::Leaf);
         }
         let order = |lists: &Lists, entries: &Entries| -> Vec<u64> {
-            lists.iter(entries, List::Plain).map(|index| entries[index].stamp).collect()
+            lists.iter(entries, List::Leaf).map(|index| entries[index].stamp).collect()
         };
         assert_eq!(order(&lists, &entries), [1, 2, 3, 5, 5, 7, 8, 9]);
         for index in [3, 2, 0] {
@@ -183,8 +223,8 @@ mod tests {
         let (mut entries, mut lists) = (Entries::new(), Lists::new());
         for _ in 0..5 {
             let index = entries.insert(Entry::new(Generation(1), 7, Place::unpack(0), 0, 0, Crc(0), 1));
-            lists.insert(&mut entries, index, List::Plain);
+            lists.insert(&mut entries, index, List::Leaf);
         }
-        assert_eq!(lists.iter(&entries, List::Plain).collect::<Vec<u32>>(), [0, 1, 2, 3, 4]);
+        assert_eq!(lists.iter(&entries, List::Leaf).collect::<Vec<u32>>(), [0, 1, 2, 3, 4]);
     }
 }

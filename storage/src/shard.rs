@@ -206,7 +206,7 @@ impl Shard {
         self.write_frame(index, key, space);
         self.table.insert(&mut self.entries, index);
         self.live_bytes += self.charge_of(index);
-        self.lists.insert(&mut self.entries, index, List::Plain);
+        self.lists.insert(&mut self.entries, index, List::Leaf);
         index
     }
 
@@ -293,7 +293,7 @@ impl Shard {
         if entry.users > 0 || entry.has(flag::PINNED) || entry.has(flag::DOOMED) {
             return;
         }
-        let list = if entry.has(flag::SOFT) { List::Soft } else { List::Plain };
+        let list = if entry.has(flag::SOFT) { List::Soft } else { entry.class() };
         self.lists.insert(&mut self.entries, index, list);
     }
 
@@ -307,6 +307,16 @@ impl Shard {
         entry.flags &= !flag::GRACE_SPENT;
         entry.hits = entry.hits.saturating_add(1);
         self.renew_stamp(index, stamp);
+    }
+
+    /// Notes that something continues an object. Returns its stamp.
+    pub(crate) fn continue_with(&mut self, index: u32) -> Stamp {
+        let entry = &mut self.entries[index];
+        let stamp = Stamp(entry.stamp);
+        if !std::mem::replace(&mut entry.continued, true) && entry.has(flag::LISTED) && entry.list == List::Leaf as u8 {
+            self.relist(index);
+        }
+        stamp
     }
 
     /// Moves an entry up in the order of eviction, without counting a read.
@@ -350,7 +360,7 @@ impl Shard {
     /// Checks every invariant of the module's text. For tests and simulations: it looks at every entry.
     pub(crate) fn audit(&self) {
         let (mut live, mut live_bytes, mut doomed_bytes, mut small) = (0, 0, 0, 0);
-        let mut listed = [0usize; 3];
+        let mut listed = [0usize; List::COUNT];
         let mut expiring = 0;
         for index in 0..self.entries.end() {
             let Some(entry) = self.entries.get(index) else {
@@ -387,7 +397,7 @@ impl Shard {
         }
         assert_eq!(live, self.table.len(), "live entries are the table");
         assert_eq!((live_bytes, doomed_bytes), (self.live_bytes, self.doomed_bytes), "bytes by state add up");
-        for (which, list) in [List::Plain, List::Soft, List::Parked].into_iter().enumerate() {
+        for (which, list) in List::ALL.into_iter().enumerate() {
             let members: Vec<u32> = self.lists.iter(&self.entries, list).collect();
             assert_eq!(members.len(), listed[which], "list {list:?} is as long as its members say");
         }

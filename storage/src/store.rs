@@ -97,17 +97,22 @@ impl Inner {
         result
     }
 
-    /// Order of eviction of a live object, for its continuation.
+    /// Order of eviction of a live object, for its continuation, which is noted.
     pub(crate) fn stamp_of(&self, now: Instant, key: HashedKey<'_>) -> Option<Stamp> {
         self.with(self.shard_of(key.hash), |shard, space| {
-            shard.find(now, key, space).map(|index| Stamp(shard.entries[index].stamp))
+            shard.find(now, key, space).map(|index| shard.continue_with(index))
         })
     }
 
-    /// The shard whose oldest entry is the oldest of all in its list.
-    pub(crate) fn oldest_shard(&self, list: List) -> Option<usize> {
-        let oldest = self.gauges.iter().map(|gauges| gauges.oldest(list)).enumerate();
-        oldest.min_by_key(|&(_, stamp)| stamp).filter(|&(_, stamp)| stamp != u64::MAX).map(|(shard, _)| shard)
+    /// Where the next victim is: the shard and list whose oldest entry should go before those of all others.
+    pub(crate) fn oldest(&self, now: Instant, soft: bool) -> Option<(usize, List)> {
+        let tails = self.gauges.iter().enumerate().flat_map(|(shard, gauges)| {
+            List::victims(soft).iter().map(move |&list| (shard, list, gauges.oldest(list)))
+        });
+        tails
+            .filter(|&(_, _, stamp)| stamp != u64::MAX)
+            .max_by_key(|&(_, list, stamp)| list.urgency(stamp, now))
+            .map(|(shard, list, _)| (shard, list))
     }
 }
 

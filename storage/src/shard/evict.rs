@@ -48,6 +48,18 @@ impl Shard {
         }
     }
 
+    /// Evicts the plain object of this shard that should go first.
+    pub(crate) fn evict_own(&mut self, now: Instant, space: &Space) -> Oldest {
+        let tail = |&list: &List| match self.lists.oldest(list) {
+            NIL => None,
+            oldest => Some((list.urgency(self.entries[oldest].stamp, now), list)),
+        };
+        match List::PLAIN.iter().filter_map(tail).max_by_key(|&(urgency, _)| urgency) {
+            Some((_, list)) => self.evict_oldest(now, list, space),
+            None => Oldest::None,
+        }
+    }
+
     fn evict(&mut self, index: u32, space: &Space) -> u64 {
         let charge = self.charge_of(index);
         self.counters.evicted += 1;

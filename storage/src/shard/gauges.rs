@@ -9,24 +9,20 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Gauges {
-    /// Stamp of the oldest plain and of the oldest soft-pinned entry, `u64::MAX` if there is none.
-    oldest: [AtomicU64; 2],
+    /// Stamp of the oldest entry of each list, `u64::MAX` if there is none.
+    oldest: [AtomicU64; List::COUNT],
     /// Bytes of slab pages that are in no slot.
     slab_free: AtomicU64,
 }
 
 impl Gauges {
     pub(crate) fn new() -> Self {
-        Self { oldest: [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)], slab_free: AtomicU64::new(0) }
+        Self { oldest: std::array::from_fn(|_| AtomicU64::new(u64::MAX)), slab_free: AtomicU64::new(0) }
     }
 
     /// Stamp of the oldest entry of `list`, `u64::MAX` if there is none.
     pub(crate) fn oldest(&self, list: List) -> u64 {
-        match list {
-            List::Plain => self.oldest[0].load(Ordering::Relaxed),
-            List::Soft => self.oldest[1].load(Ordering::Relaxed),
-            List::Parked => u64::MAX,
-        }
+        self.oldest[list as usize].load(Ordering::Relaxed)
     }
 
     pub(crate) fn slab_free(&self) -> u64 {
@@ -37,13 +33,13 @@ impl Gauges {
 /// The gauges as last written.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Published {
-    oldest: [u64; 2],
+    oldest: [u64; List::COUNT],
     slab_free: u64,
 }
 
 impl Published {
     pub(super) fn new() -> Self {
-        Self { oldest: [u64::MAX; 2], slab_free: 0 }
+        Self { oldest: [u64::MAX; List::COUNT], slab_free: 0 }
     }
 }
 
@@ -54,13 +50,11 @@ impl Shard {
             NIL => u64::MAX,
             oldest => self.entries[oldest].stamp,
         };
-        let now = Published {
-            oldest: [oldest(List::Plain), oldest(List::Soft)],
-            slab_free: self.slabs.held() - self.slabs.used(),
-        };
+        let now = Published { oldest: List::ALL.map(oldest), slab_free: self.slabs.held() - self.slabs.used() };
         if now != self.published {
-            gauges.oldest[0].store(now.oldest[0], Ordering::Relaxed);
-            gauges.oldest[1].store(now.oldest[1], Ordering::Relaxed);
+            for (to, stamp) in gauges.oldest.iter().zip(now.oldest) {
+                to.store(stamp, Ordering::Relaxed);
+            }
             gauges.slab_free.store(now.slab_free, Ordering::Relaxed);
             self.published = now;
         }

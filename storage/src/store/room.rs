@@ -11,7 +11,6 @@
 
 use super::Inner;
 use crate::dram::extent::{Owner, Run};
-use crate::lru::List;
 use crate::place::{PAGE, Position};
 use crate::shard::evict::Oldest;
 use protocol::base::Instant;
@@ -63,7 +62,7 @@ impl Inner {
     pub(crate) fn make_small_room(&self, now: Instant, shard: usize, hunt: &mut Hunt) -> bool {
         // A slot freed in another shard's page is of no use here, so the first victims are this shard's own.
         while hunt.own_victims < OWN_VICTIMS_MAX {
-            match self.with(shard, |shard, space| shard.evict_oldest(now, List::Plain, space)) {
+            match self.with(shard, |shard, space| shard.evict_own(now, space)) {
                 Oldest::Evicted(_) => {
                     hunt.own_victims += 1;
                     return true;
@@ -104,9 +103,9 @@ impl Inner {
 
     /// Evicts the oldest object of all: plain ones first, soft-pinned ones when there are no others.
     pub(crate) fn evict_one(&self, now: Instant) -> Option<u64> {
-        for list in [List::Plain, List::Soft] {
+        for soft in [false, true] {
             // A shard whose oldest are spared moves them out of the way, once for each grace, and reports the next.
-            while let Some(shard) = self.oldest_shard(list) {
+            while let Some((shard, list)) = self.oldest(now, soft) {
                 match self.with(shard, |shard, space| shard.evict_oldest(now, list, space)) {
                     Oldest::Evicted(bytes) => return Some(bytes),
                     Oldest::Parked | Oldest::None => {}
@@ -132,15 +131,15 @@ impl Inner {
 
     /// Frees a run of pages, or pages wherever they lie if only their number is short.
     fn clear_run(&self, now: Instant, pages: u32, anywhere: bool) -> bool {
-        for list in [List::Plain, List::Soft] {
+        for soft in [false, true] {
             for nth in 0..SEEDS_MAX {
-                let Some(shard) = self.oldest_shard(list) else {
+                let Some((shard, list)) = self.oldest(now, soft) else {
                     break;
                 };
                 let Some(seed) = self.with(shard, |shard, _| shard.nth_oldest_run(list, nth)) else {
                     break;
                 };
-                if self.clear_around(now, seed, pages, anywhere, list == List::Soft) {
+                if self.clear_around(now, seed, pages, anywhere, soft) {
                     return true;
                 }
             }

@@ -244,7 +244,8 @@ impl Conn {
         }
         let client = &self.state.session.client;
         let node = &self.state.session.node;
-        client.progress_ms.store(node.now_ms(), Ordering::Relaxed);
+        // The time of the last request is close enough to begin with.
+        client.progress_ms.store(client.active_ms.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
         client.pending.store(self.state.output.buffered() as u64, Ordering::Relaxed);
         let stats = &node.workers().get(self.state.worker).stats;
         let mut first = true;

@@ -107,6 +107,7 @@ impl Stream {
                 let used = output.slices(&mut slices, spliced);
                 let slices = &slices[..used];
                 match self {
+                    Self::Tcp(socket) if used == 1 => Pin::new(socket).poll_write(cx, &slices[0]),
                     Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
                     Self::Unix(unix) => unix.poll_write(cx, slices),
                     Self::Ring(ring) => ring.poll_write(cx, slices),

@@ -9,10 +9,12 @@ use crate::peer::{BareCopy, BareExchange, BareShm, BareTcp, Peer, RespPeer};
 use crate::report::Report;
 use crate::rounds::{self, Rounds, Show};
 use crate::server::{Running, Server, ToStart, found};
+use crate::shm_peer::{RingExchange, ShmPeer};
 use crate::turn::{Cell, Op, Turn};
 use anyhow::{Context, Result, ensure};
 use protocol::base::ByteLen;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Lets servers do the same in-band work in turns, and says what each does beside the others.
 ///
@@ -193,8 +195,10 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
 }
 
 fn shm(args: &Args, servers: &[Server], ours: &str, report: &mut Report) -> Result<Rounds> {
-    let _ = (servers, ours);
+    let server = servers.iter().find(|server| server.name == ours).context("our server")?;
+    let pids: Vec<u32> = server.pid.into_iter().collect();
     let mut peers: Vec<Box<dyn Peer>> = vec![
+        Box::new(ShmPeer::new(ours, server.endpoint.clone(), pids.clone())),
         Box::new(BareShm::new(Control::Eventfd, CopyBy::Memcpy)),
         Box::new(BareShm::new(Control::Tcp, CopyBy::Memcpy)),
         Box::new(BareCopy::new(CopyBy::Memcpy)),
@@ -202,13 +206,22 @@ fn shm(args: &Args, servers: &[Server], ours: &str, report: &mut Report) -> Resu
     ];
     let cells = args.cells(&args.shm_sizes, &args.clients, &[1, args.batch]);
     let mut found = rounds::run(&mut peers, &cells, args.rounds)?;
+    let shm_name = format!("{ours}-shm");
     report.tables.push(found.table("Shared memory: GB/s", Show::Rate));
+    report.tables.push(found.ratios("Shared memory: rate beside the others", &shm_name, Turn::gb_a_second));
     report.tables.push(found.table("Shared memory: p50 / p99, us (m: ms)", Show::Latency));
     report.tables.push(found.table("Shared memory: CPU of both sides, ms a GB", Show::CpuByte));
-    let mut exchange: Vec<Box<dyn Peer>> = vec![Box::new(BareExchange::new(Control::Eventfd))];
+    let mut exchange: Vec<Box<dyn Peer>> = vec![
+        Box::new(RingExchange::new(ours, server.endpoint.clone(), pids.clone(), None)),
+        Box::new(RingExchange::new(ours, server.endpoint.clone(), pids, Some(Duration::ZERO))),
+        Box::new(BareExchange::new(Control::Eventfd)),
+    ];
     let cells = [args.cell(Op::Get, ByteLen(64), 1, 1), args.cell(Op::Get, ByteLen(64), 2, 1)];
     let control = rounds::run(&mut exchange, &cells, args.rounds)?;
     report.tables.push(control.table("Control: 64 bytes there and back, p50 / p99, us", Show::Latency));
+    let ring_name = format!("{ours}-ring");
+    let p50 = |turn: &Turn| turn.latency.p50_us;
+    report.tables.push(control.ratios("Control: p50 beside the others (less is better)", &ring_name, p50));
     found.add(control);
     Ok(found)
 }

@@ -125,7 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     let own_cpu = crate::cpu::own_seconds();
     let filled = fill(&args.target, &args.values, args.clients, args.batch)?;
     let mut report = Report::new(format!("Filled {} values of {}", filled.stored, args.values.size));
-    report.fact("transport", args.target.transport);
+    report.fact("transport", args.target.way()?);
     report.fact("clients", format!("{}, {} values a request", args.clients, args.batch));
     let mut table = Table::new("Fill", &["what", "value"]);
     let latency = filled.latency.percentiles();

@@ -36,6 +36,7 @@ mod rounds;
 mod run;
 mod server;
 mod session;
+mod shm_peer;
 mod sizes;
 mod small;
 mod table;

@@ -148,7 +148,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     let requests = trace::read(args.trace.as_deref(), args.requests)?;
     let block_len = crate::number::index(args.block_bytes.get());
     let mut report = Report::new(format!("Replay of {} requests", requests.len()));
-    report.fact("transport", args.target.transport);
+    report.fact("transport", args.target.way()?);
     report.fact("block", format!("{} for {} tokens", args.block_bytes, trace::TOKENS_A_BLOCK));
     report.fact("clients", args.clients);
     report.fact(

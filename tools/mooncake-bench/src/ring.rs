@@ -42,6 +42,14 @@ impl Ring {
         &mut self.memory[at..at + self.step]
     }
 
+    /// Some buffers at once: those of turns `n` to `n + count`, or the first ones where these would wrap.
+    pub(crate) fn run(&mut self, n: usize, count: usize) -> Vec<&mut [u8]> {
+        assert!(count <= self.slots, "{count} buffers of {}", self.slots);
+        let first = if n % self.slots + count <= self.slots { n % self.slots } else { 0 };
+        let bytes = &mut self.memory[first * self.step..(first + count) * self.step];
+        bytes.chunks_exact_mut(self.step).collect()
+    }
+
     /// To read only.
     pub(crate) fn peek(&self, n: usize) -> &[u8] {
         let at = n % self.slots * self.step;

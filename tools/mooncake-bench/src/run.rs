@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
         fill(&args.target, &args.values, args.clients, args.batch.max(8))?;
     }
     let mut report = Report::new(format!("{} on {} keys of {}", args.mix, args.values.keys, args.values.size));
-    report.fact("transport", args.target.transport);
+    report.fact("transport", args.target.way()?);
     report.fact("clients", format!("{}, {} values a request", args.clients, args.batch));
     report.fact("keys", format!("{:?}, seed {seed}", args.distribution));
     report.fact("values compared", format!("{:?}", args.verify));

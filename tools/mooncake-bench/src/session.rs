@@ -1,15 +1,19 @@
 //! What a load does to a server, whichever way the bytes go.
 //!
-//! Role: one trait, so that `fill`, `run` and `replay` do not know the transport: [`inband`] speaks RESP to any server.
+//! Role: one trait, so that `fill`, `run` and `replay` do not know the transport: [`inband`] speaks RESP to any server,
+//! [`native`] goes through the client library.
 //!
 //! Invariants:
 //! - Bytes are handed to a [`Sink`] only, at most once a key, and only while the call lasts.
 //! - An error ends the session's usefulness; a miss, an object that exists already and a refusal are no errors.
 
 mod inband;
+pub(crate) mod native;
 
 use crate::endpoint::Endpoint;
+use crate::wire::Wire;
 use anyhow::Result;
+use redis_protocol::resp2::types::OwnedFrame;
 use std::fmt;
 
 /// Takes what arrived: which of the keys asked for, and its bytes.
@@ -35,6 +39,9 @@ pub(crate) enum Put {
 
 /// One client's connection.
 pub(crate) trait Session: Send {
+    /// How the bytes really travel.
+    fn way(&self) -> Way;
+
     /// Reads values that should be `lens` long. Keys that are missing are left out.
     fn get(&mut self, keys: &[Vec<u8>], lens: &[usize], sink: Sink<'_>) -> Result<()>;
 
@@ -98,8 +105,29 @@ pub(crate) struct Target {
 impl Target {
     /// A connection for values of at most `len_max` bytes, at most `batch` of them at once.
     pub(crate) fn connect(&self, len_max: usize, batch: usize) -> Result<Box<dyn Session>> {
-        let _ = batch;
-        Ok(Box::new(inband::Inband::connect(&self.at, len_max)?))
+        let is_native = match self.transport {
+            Way::Inband => false,
+            Way::Shm | Way::Tcp => true,
+            Way::Auto => self.is_ours()?,
+        };
+        if is_native {
+            Ok(Box::new(native::Native::connect(&self.at, self.transport, len_max, batch)?))
+        } else {
+            Ok(Box::new(inband::Inband::connect(&self.at, len_max)?))
+        }
+    }
+
+    /// Whether the server knows more ways than RESP. Asked once a connection: cheap beside making it.
+    fn is_ours(&self) -> Result<bool> {
+        let mut wire = Wire::new(self.at.connect()?);
+        wire.send(&[b"NODE"])?;
+        Ok(!matches!(wire.frame()?, OwnedFrame::Error(_)))
+    }
+
+    /// Which way a connection made now would take.
+    pub(crate) fn way(&self) -> Result<String> {
+        let way = self.connect(4096, 1)?.way();
+        Ok(if way == self.transport { way.to_string() } else { format!("{way} ({} was asked for)", self.transport) })
     }
 
     pub(crate) fn pids(&self) -> Vec<u32> {

@@ -2,7 +2,7 @@
 //!
 //! Requests of a batch are sent before the first answer is awaited.
 
-use super::{Item, Put, Session, Sink};
+use super::{Item, Put, Session, Sink, Way};
 use crate::endpoint::Endpoint;
 use crate::number::index;
 use crate::wire::{Body, Wire};
@@ -34,6 +34,10 @@ pub(super) fn is_refusal(text: &str) -> bool {
 }
 
 impl Session for Inband {
+    fn way(&self) -> Way {
+        Way::Inband
+    }
+
     fn get(&mut self, keys: &[Vec<u8>], lens: &[usize], sink: Sink<'_>) -> Result<()> {
         self.wire.send_gets(keys.iter().map(Vec::as_slice))?;
         for (n, due) in lens.iter().enumerate().take(keys.len()) {

@@ -45,10 +45,10 @@ fn cargo(args: &[&str]) -> Command {
     command
 }
 
-/// The seeded tests, with more seeds than a review has time for, in builds that still assert.
+/// Whole histories from more seeds than a review has time for, in builds that still assert.
 fn simulations(seeds: u64) -> Vec<Part> {
-    let mut command = cargo(&["test", "--profile", "fast", "--package", "mooncake-storage", "--", "--nocapture"]);
-    command.env("MOONCAKE_SEEDS", seeds.to_string());
+    let mut command = cargo(&["test", "--profile", "proof", "--package", "mooncake-tests", "--test", "simulator"]);
+    command.args(["--", "--nocapture"]).env("SIM_SEEDS", seeds.to_string()).env("SIM_STEPS", "2000");
     vec![Part { name: "simulator".to_owned(), command }]
 }
 

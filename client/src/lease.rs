@@ -76,7 +76,7 @@ impl Place {
 /// A promise that an object stays readable where it is, until a stated end.
 ///
 /// Dropping it without [`Client::release`] leaves it to that end.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Lease {
     leased: Leased,
     session: u64,
@@ -105,7 +105,7 @@ impl Lease {
 }
 
 /// How much of a chain is there.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Lookup {
     /// Keys present before the first that is not.
     pub prefix: usize,

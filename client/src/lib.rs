@@ -40,6 +40,8 @@ mod region;
 mod reply;
 mod scan;
 mod session;
+#[cfg(test)]
+mod tests;
 
 mod verified;
 

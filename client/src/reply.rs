@@ -93,8 +93,12 @@ fn from_resp3(frame: resp3::types::BytesFrame) -> Option<Reply> {
             Reply::Array(data.into_iter().map(from_resp3).collect::<Option<_>>()?)
         }
         Frame::Set { data, .. } => Reply::Array(data.into_iter().map(from_resp3).collect::<Option<_>>()?),
+        // The crate takes the pairs from the end; a test holds it to that.
         Frame::Map { data, .. } => Reply::Map(
-            data.into_iter().map(|(key, value)| Some((from_resp3(key)?, from_resp3(value)?))).collect::<Option<_>>()?,
+            data.into_iter()
+                .rev()
+                .map(|(key, value)| Some((from_resp3(key)?, from_resp3(value)?)))
+                .collect::<Option<_>>()?,
         ),
         // The server sends neither: a hello goes the other way, and nothing is streamed.
         Frame::Hello { .. } | Frame::ChunkedString(_) => return None,

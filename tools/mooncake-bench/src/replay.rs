@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// Connections, each with a thread; more than one disturbs the order of the trace.
     #[arg(long, default_value_t = 1)]
     clients: usize,
+    /// Blocks in one request to write; each still names the one before it as its PARENT.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
     /// Which present blocks to read.
     #[arg(long, value_enum, default_value = "all")]
     read: Read,
@@ -141,6 +144,7 @@ fn block_key(prefix: &str, id: u64) -> Vec<u8> {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Report> {
+    ensure!(args.batch > 0, "--batch: at least one block");
     ensure!(args.clients > 0 && args.requests > 0 && args.block_bytes.get() > 0, "at least one client, request, byte");
     ensure!(args.speed >= 0.0 && args.speed.is_finite(), "--speed: 0 or more");
     ensure!(!args.reference || args.capacity_blocks.is_some(), "--reference needs --capacity-blocks");
@@ -150,7 +154,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     let mut report = Report::new(format!("Replay of {} requests", requests.len()));
     report.fact("transport", args.target.way()?);
     report.fact("block", format!("{} for {} tokens", args.block_bytes, trace::TOKENS_A_BLOCK));
-    report.fact("clients", args.clients);
+    report.fact("clients", format!("{}, {} blocks in a request to write", args.clients, args.batch));
     report.fact(
         "speed",
         if args.speed == 0.0 { "as fast as possible".into() } else { format!("{} x real time", args.speed) },
@@ -195,9 +199,14 @@ fn play(args: &Args, requests: &[Request], block_len: usize) -> Result<Tally> {
     let began = Instant::now();
     let total = std::thread::scope(|scope| -> Result<Tally> {
         let work = || -> Result<Tally> {
-            let session = args.target.connect(block_len, blocks_max)?;
-            let mut player =
-                Player { args, session, block: vec![0; block_len], outcomes: Vec::new(), tally: Tally::new() };
+            let session = args.target.connect(block_len, blocks_max.max(args.batch))?;
+            let mut player = Player {
+                args,
+                session,
+                blocks: vec![vec![0; block_len]; args.batch],
+                outcomes: Vec::new(),
+                tally: Tally::new(),
+            };
             while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if args.speed > 0.0 {
                     let due = began + Duration::from_secs_f64(real(request.at_ms) / 1e3 / args.speed);
@@ -226,7 +235,7 @@ fn play(args: &Args, requests: &[Request], block_len: usize) -> Result<Tally> {
 struct Player<'a> {
     args: &'a Args,
     session: Box<dyn Session>,
-    block: Vec<u8>,
+    blocks: Vec<Vec<u8>>,
     outcomes: Vec<Put>,
     tally: Tally,
 }
@@ -248,22 +257,8 @@ impl Player<'_> {
             self.session.release().context("RELEASE")?;
         }
         let mut present = prefix;
-        for n in prefix..keys.len() {
-            Payload::of(&keys[n]).fill(&mut self.block);
-            let parent = n.checked_sub(1).map(|before| keys[before].as_slice());
-            let item = Item { key: &keys[n], value: &self.block, parent };
-            self.outcomes.clear();
-            let sent = Instant::now();
-            self.session.put(&[item], false, &mut self.outcomes).context("PUT")?;
-            self.tally.put.record(sent.elapsed());
-            match self.outcomes[0] {
-                Put::Stored => {
-                    self.tally.stored += 1;
-                    self.tally.put_bytes += self.block.len() as u64;
-                }
-                Put::Exists => present += 1,
-                Put::Refused => self.tally.refused += 1,
-            }
+        for first in (prefix..keys.len()).step_by(self.args.batch) {
+            present += self.put(&keys, first)?;
         }
         self.tally.request.record(began.elapsed());
         self.tally.hits.count(request, present, prefix);
@@ -276,9 +271,30 @@ impl Player<'_> {
         Ok(())
     }
 
+    /// Writes a batch of blocks from `first` on, and says how many were there already.
+    fn put(&mut self, keys: &[Vec<u8>], first: usize) -> Result<usize> {
+        let mut parent = first.checked_sub(1).map(|before| keys[before].as_slice());
+        let mut items = Vec::with_capacity(self.args.batch);
+        for (key, block) in keys[first..].iter().zip(&mut self.blocks) {
+            Payload::of(key).fill(block);
+            items.push(Item { key, value: block.as_slice(), parent });
+            parent = Some(key);
+        }
+        self.outcomes.clear();
+        let sent = Instant::now();
+        self.session.put(&items, false, &mut self.outcomes).context("PUT")?;
+        self.tally.put.record(sent.elapsed());
+        let count = |outcome| self.outcomes.iter().filter(|is| **is == outcome).count();
+        let stored = count(Put::Stored) as u64;
+        self.tally.stored += stored;
+        self.tally.put_bytes += stored * self.blocks[0].len() as u64;
+        self.tally.refused += count(Put::Refused) as u64;
+        Ok(count(Put::Exists))
+    }
+
     fn read(&mut self, keys: &[Vec<u8>]) -> Result<()> {
         let keys = if self.args.read == Read::Sample { &keys[keys.len() - 1..] } else { keys };
-        let len = self.block.len();
+        let len = self.blocks[0].len();
         let lens = vec![len; keys.len()];
         let (mut wrong, mut bytes, mut seen) = (0, 0, 0);
         let verify = self.args.verify;
@@ -336,7 +352,7 @@ fn tell(report: &mut Report, args: &Args, requests: &[Request], tally: &Tally, s
     let kinds = [
         ("lookup of a prompt", &tally.lookup),
         ("read of a leading run", &tally.read),
-        ("put of a block", &tally.put),
+        ("put of a batch of blocks", &tally.put),
         ("whole request", &tally.request),
     ];
     let mut table = Table::new("Latency, us (m: ms)", &["what", "count", "p50", "p90", "p99", "p99.9", "max"]);
@@ -400,6 +416,7 @@ mod tests {
             capacity_blocks: None,
             requests: 300,
             clients: 1,
+            batch: 4,
             read: Read::All,
             verify: Verify::Full,
             reference: false,

@@ -1,5 +1,6 @@
 //! Commands: one straight-line function each, a family a file. The only code that talks to store and transport at once.
 
+pub(crate) mod aside;
 pub(crate) mod attach;
 pub(crate) mod client;
 pub(crate) mod command_cmd;

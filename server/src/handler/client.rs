@@ -35,9 +35,10 @@ pub(crate) fn client_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         if option.eq_ignore_ascii_case(b"type") {
             normal = is_normal(words.word()?)?;
         } else if option.eq_ignore_ascii_case(b"id") {
-            let mut chosen = vec![id(words.word()?, "Invalid client ID")?];
+            let number = |word| parse_i64(word).ok_or_else(|| WireError::err("Invalid client ID"));
+            let mut chosen = vec![number(words.word()?)?];
             while let Some(word) = words.option()? {
-                chosen.push(id(word, "Invalid client ID")?);
+                chosen.push(number(word)?);
             }
             ids = Some(chosen);
         } else {
@@ -48,7 +49,7 @@ pub(crate) fn client_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut text = String::new();
     // In the order asked for, as Redis does it.
     let clients = match ids {
-        Some(ids) => ids.into_iter().filter_map(|id| ctx.node.clients.get(id)).collect(),
+        Some(ids) => ids.into_iter().filter_map(|id| ctx.node.clients.get(u64::try_from(id).ok()?)).collect(),
         None => ctx.node.clients.all(),
     };
     for client in clients.iter().filter(|_| normal) {
@@ -97,8 +98,9 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     .expect("a string takes text");
 }
 
-fn id(word: &[u8], complaint: &'static str) -> Result<u64, WireError> {
-    parse_i64(word).and_then(|id| u64::try_from(id).ok()).filter(|&id| id > 0).ok_or_else(|| WireError::err(complaint))
+fn id(word: &[u8]) -> Result<u64, WireError> {
+    let id = parse_i64(word).and_then(|id| u64::try_from(id).ok()).filter(|&id| id > 0);
+    id.ok_or_else(|| WireError::err("client-id should be greater than 0"))
 }
 
 /// Whether a client type is the one that all our clients have.
@@ -130,7 +132,7 @@ impl<'a> Victims<'a> {
             let value = words.word()?;
             let is = |name: &str| filter.eq_ignore_ascii_case(name.as_bytes());
             if is("id") {
-                victims.id = Some(id(value, "client-id should be greater than 0")?);
+                victims.id = Some(id(value)?);
             } else if is("type") {
                 victims.normal = is_normal(value)?;
             } else if is("addr") {

@@ -61,7 +61,7 @@ pub(crate) fn command_info(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     for name in names {
         match name.bytes().and_then(find) {
             Some(spec) => write_info(&mut reply, spec),
-            None => reply.null_array(),
+            None => reply.null(),
         }
     }
     Ok(Flow::Go)

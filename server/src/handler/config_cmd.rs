@@ -39,7 +39,7 @@ pub(crate) fn config_get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 pub(crate) fn config_set(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let words = ctx.args.skip(2);
     if !words.len().is_multiple_of(2) {
-        return Err(WireError::arity("config|set"));
+        return Err(WireError::syntax());
     }
     let texts = words.iter().map(text).collect::<Result<Vec<_>, _>>()?;
     let pairs: Vec<(&str, &str)> = texts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();

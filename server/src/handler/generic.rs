@@ -2,17 +2,20 @@
 
 use crate::dispatch::{Ctx, Flow};
 use crate::glob::Glob;
+use crate::handler::aside::{Aside, OBJECTS_MAX};
+use crate::handler::job::Job;
 use crate::node::Node;
 use protocol::base::Instant;
-use protocol::command::Scan;
-use protocol::resp::{ErrorWord, WireError};
+use protocol::command::{CommandId, Scan};
+use protocol::resp::{ErrorWord, WireError, Writer};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use storage::Stat;
 
 /// Entries that one look at the store takes, so that no shard is locked for long.
 const LOOK_COUNT: u64 = 256;
-/// Keys of one `SCAN` reply, in bytes: a client that asks for more gets the rest with its next call.
+/// Keys of one `SCAN` reply, in bytes: a client that asks for more gets the rest with its next call, as it does if it
+/// asks for more than [`OBJECTS_MAX`].
 const SCAN_LEN_MAX: usize = 1 << 20;
 
 /// Counts the keys for which `holds`.
@@ -76,27 +79,50 @@ fn walk(
     }
 }
 
-/// `KEYS glob`
-pub(crate) fn keys(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    let glob = Glob::new(ctx.args.bytes(1).ok_or_else(WireError::syntax)?)?;
-    let limit = ctx.node.config.read().output_len_max;
+/// All keys that match, or how many bytes of keys are too many.
+fn matching(node: &Node, now: Instant, glob: Glob<'_>) -> Result<HashSet<Vec<u8>>, WireError> {
+    let limit = node.config.read().output_len_max;
     // A key that is written again while we walk can come twice.
     let mut found: HashSet<Vec<u8>> = HashSet::new();
     let mut len = 0;
-    let cursor = walk(ctx.node, ctx.now, 0, u64::MAX, |key| {
+    let cursor = walk(node, now, 0, u64::MAX, |key| {
         if glob.matches(key) && found.insert(key.to_vec()) {
             len += key.len() as u64 + 16;
         }
         if len > limit.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    if cursor != 0 {
-        return Err(WireError::new(ErrorWord::TooBig, format!("more than {limit} of keys: use SCAN")));
+    if cursor == 0 {
+        return Ok(found);
     }
-    let mut reply = ctx.reply();
-    reply.array(found.len());
-    for key in found {
-        reply.bulk(&key);
+    Err(WireError::new(ErrorWord::TooBig, format!("more than {limit} of keys: use SCAN")))
+}
+
+fn write_keys(reply: &mut Writer<'_>, found: Result<HashSet<Vec<u8>>, WireError>) {
+    match found {
+        Ok(keys) => {
+            reply.array(keys.len());
+            for key in keys {
+                reply.bulk(&key);
+            }
+        }
+        Err(error) => reply.wire_error(&error),
     }
+}
+
+/// `KEYS glob`
+pub(crate) fn keys(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let pattern = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
+    let glob = Glob::new(pattern)?;
+    let now = ctx.now;
+    if ctx.node.store.len() > OBJECTS_MAX {
+        let pattern = pattern.to_vec();
+        return Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::Keys, move |node| {
+            let found = Glob::new(&pattern).and_then(|glob| matching(node, now, glob));
+            |reply: &mut Writer<'_>| write_keys(reply, found)
+        }))));
+    }
+    let found = matching(ctx.node, now, glob);
+    write_keys(&mut ctx.reply(), found);
     Ok(Flow::Go)
 }
 
@@ -107,7 +133,7 @@ pub(crate) fn scan(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     // All that we hold are strings; another type has no keys, but its scan ends like any other.
     let wanted = request.kind.is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
     let (mut found, mut len) = (Vec::new(), 0);
-    let cursor = walk(ctx.node, ctx.now, request.cursor, request.count, |key| {
+    let cursor = walk(ctx.node, ctx.now, request.cursor, request.count.min(OBJECTS_MAX), |key| {
         if wanted && glob.is_none_or(|glob| glob.matches(key)) {
             len += key.len();
             found.push(key.to_vec());

@@ -6,6 +6,7 @@
 
 use crate::conn::output::Output;
 use crate::error::refused;
+use crate::handler::aside::Aside;
 use crate::handler::object::write_committed;
 use crate::session::Session;
 use protocol::base::{Crc, Instant, RawSpan, copy_and_crc, crc_of};
@@ -41,8 +42,8 @@ pub(crate) enum Job {
     Store(Box<Storing>),
     /// `DEBUG SLEEP`.
     Sleep(Duration),
-    /// `FLUSHALL` of so many objects that it takes a thread of its own.
-    Flush,
+    /// Something over very many objects.
+    Aside(Aside),
 }
 
 /// Checks `to`, after filling it from `from` if there is one. `offset` and `crc` are where the last turn ended.
@@ -114,16 +115,7 @@ impl Job {
                 session.node.stats.shm_in.add(storing.source.len() as u64);
                 reply(output, storing.publish(session.node.now(), crc).map_err(refused));
             }
-            Self::Flush => {
-                let store = session.node.store.clone();
-                match tokio::task::spawn_blocking(move || store.clear()).await {
-                    Ok(removed) => {
-                        tracing::info!(client = session.client.id, removed, "FLUSHALL");
-                        output.writer().ok();
-                    }
-                    Err(error) => output.writer().wire_error(&WireError::err(error.to_string())),
-                }
-            }
+            Self::Aside(aside) => aside.run(session, output).await,
             Self::Sleep(span) => {
                 tokio::time::sleep(span).await;
                 output.writer().ok();

@@ -3,14 +3,17 @@
 use super::memory::MemoryUse;
 use crate::config::Value as _;
 use crate::dispatch::{Ctx, Flow};
+use crate::handler::aside::Aside;
+use crate::handler::job::Job;
+use crate::node::Node;
 use protocol::base::StableMemory as _;
-use protocol::command::Evict;
-use protocol::resp::{ErrorWord, WireError};
+use protocol::command::{CommandId, Evict};
+use protocol::resp::{ErrorWord, WireError, Writer};
 use std::sync::atomic::Ordering;
 use storage::Pages;
 
-/// Objects that one look at the store evicts: then the bytes are counted again.
-const EVICT_COUNT: u64 = 16;
+/// Objects evicted before the bytes are counted again.
+const EVICT_COUNT_MAX: u64 = 256;
 
 /// `NODE`
 pub(crate) fn node(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
@@ -97,19 +100,32 @@ pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Err(no_flash("there is no such tier"))
 }
 
-/// `EVICT bytes`: oldest first, until so many bytes are free that were not, or nothing is left that may go.
+/// Evicts the oldest until they took `wanted` bytes, or nothing is left that may go. Returns the bytes.
+fn evict_bytes(node: &Node, wanted: u64) -> u64 {
+    let store = &node.store;
+    // Counted by the slots that are gone, not by what is free: others write meanwhile.
+    let (start, mut freed) = (store.usage(), 0);
+    let mean = (store.accounting().live / start.objects.max(1)).max(1);
+    while freed < wanted {
+        // Half of what it seems to take, so that a few large ones among many small do not carry it far beyond.
+        let count = ((wanted - freed) / mean / 2).clamp(1, EVICT_COUNT_MAX);
+        if store.evict(node.now(), count) == 0 {
+            break;
+        }
+        freed = store.usage().counters.evicted_bytes.saturating_sub(start.counters.evicted_bytes);
+    }
+    freed
+}
+
+/// `EVICT bytes`
 pub(crate) fn evict(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let wanted = Evict::parse(&ctx.args)?.bytes.get();
-    let store = &ctx.node.store;
-    // Counted by the slots that are gone, not by what is free: others write meanwhile.
-    let evicted = || store.usage().counters.evicted_bytes;
-    let (before, mut freed) = (evicted(), 0);
-    while freed < wanted && store.evict(ctx.now, EVICT_COUNT) > 0 {
-        freed = evicted().saturating_sub(before);
-    }
-    tracing::info!(client = ctx.session.client.id, wanted, freed, "EVICT");
-    ctx.reply().count(freed);
-    Ok(Flow::Go)
+    let client = ctx.session.client.id;
+    Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::Evict, move |node| {
+        let freed = evict_bytes(node, wanted);
+        tracing::info!(client, wanted, freed, "EVICT");
+        move |reply: &mut Writer<'_>| reply.count(freed)
+    }))))
 }
 
 /// `STAT key`

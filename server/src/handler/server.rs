@@ -2,15 +2,14 @@
 
 use crate::clock::unix_ms;
 use crate::dispatch::{Ctx, Flow};
+use crate::handler::aside::{Aside, OBJECTS_MAX};
 use crate::handler::job::Job;
-use protocol::command::{Words, parse_i64};
-use protocol::resp::{ErrorWord, WireError};
+use protocol::command::{CommandId, Words, parse_i64};
+use protocol::resp::{ErrorWord, WireError, Writer};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Entries that `SLOWLOG GET` answers without being told how many.
 const SLOW_ENTRIES_DEFAULT: usize = 10;
-/// Objects that are flushed within one turn of the worker.
-const FLUSH_COUNT_MAX: u64 = 10_000;
 /// Longest `DEBUG SLEEP`.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -61,11 +60,14 @@ fn check_flush_type(ctx: &Ctx<'_>, index: usize) -> Result<(), WireError> {
 /// `FLUSHALL [ASYNC | SYNC]`: both answer when all is gone. No lock is held for long, and nobody else waits.
 pub(crate) fn flush_all(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     check_flush_type(ctx, 1)?;
-    if ctx.node.store.len() > FLUSH_COUNT_MAX {
-        return Ok(Flow::Wait(Job::Flush));
+    tracing::info!(client = ctx.session.client.id, "FLUSHALL");
+    if ctx.node.store.len() > OBJECTS_MAX {
+        return Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::FlushAll, |node| {
+            node.store.clear();
+            |reply: &mut Writer<'_>| reply.ok()
+        }))));
     }
-    let removed = ctx.node.store.clear();
-    tracing::info!(client = ctx.session.client.id, removed, "FLUSHALL");
+    ctx.node.store.clear();
     ctx.reply().ok();
     Ok(Flow::Go)
 }
@@ -168,7 +170,7 @@ pub(crate) fn module_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 
 /// `FUNCTION FLUSH [ASYNC | SYNC]`
 pub(crate) fn function_flush(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    check_flush_type(ctx, 2)?;
+    check_flush_type(ctx, 2).map_err(|_| WireError::err("FUNCTION FLUSH only supports SYNC|ASYNC option"))?;
     ctx.reply().ok();
     Ok(Flow::Go)
 }
@@ -207,9 +209,13 @@ fn is_local(ctx: &Ctx<'_>) -> bool {
 /// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]`: nothing is saved, whatever is asked for.
 pub(crate) fn shutdown(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut words = Words::new(&ctx.args, 1);
-    let mut abort = false;
+    let (mut abort, mut save) = (false, None);
     while let Some(option) = words.option()? {
         abort |= option.eq_ignore_ascii_case(b"abort");
+        let saves = option.eq_ignore_ascii_case(b"save");
+        if (saves || option.eq_ignore_ascii_case(b"nosave")) && save.replace(saves) == Some(!saves) {
+            return Err(WireError::syntax());
+        }
         if ![&b"nosave"[..], b"save", b"now", b"force", b"abort"].iter().any(|known| option.eq_ignore_ascii_case(known))
         {
             return Err(WireError::syntax());

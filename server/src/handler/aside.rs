@@ -1,0 +1,59 @@
+//! Work over very many objects, on a thread of its own: a worker has other clients to serve.
+
+use super::command_cmd::spec_at;
+use crate::conn::output::Output;
+use crate::node::Node;
+use crate::session::Session;
+use crate::slow::SLOW;
+use protocol::command::{CommandId, Spec};
+use protocol::resp::{ArgBuf, WireError, Writer};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Objects that a command goes through within one turn of its worker.
+pub(crate) const OBJECTS_MAX: u64 = 10_000;
+
+/// Writes the reply, once the work is done.
+type Answer = Box<dyn FnOnce(&mut Writer<'_>) + Send>;
+
+/// See the module's text. It goes on to its end, also if its client leaves.
+pub(crate) struct Aside {
+    command: &'static Spec,
+    work: Box<dyn FnOnce(&Node) -> Answer + Send>,
+}
+
+impl Aside {
+    /// `work` for a client that sent `command`.
+    pub(crate) fn new<W, A>(command: CommandId, work: W) -> Self
+    where
+        W: FnOnce(&Node) -> A + Send + 'static,
+        A: FnOnce(&mut Writer<'_>) + Send + 'static,
+    {
+        let command = spec_at(command as u64).expect("every command has an entry");
+        Self { command, work: Box::new(|node| Box::new(work(node))) }
+    }
+
+    pub(crate) async fn run(self, session: &Session, output: &mut Output) {
+        let Self { command, work } = self;
+        let node = Arc::clone(&session.node);
+        let started = Instant::now();
+        let answer = tokio::task::spawn_blocking(move || work(&node)).await;
+        let took = started.elapsed();
+        if took >= SLOW {
+            let client = &session.client;
+            let words = ArgBuf::new([command.full_name]);
+            session.node.slow.command(command, &words.args(), took, &client.addr, &client.words.lock().name);
+        }
+        match answer {
+            Ok(answer) => answer(&mut output.writer()),
+            Err(error) => output.writer().wire_error(&WireError::err(error.to_string())),
+        }
+    }
+}
+
+impl fmt::Debug for Aside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Aside({})", self.command.full_name)
+    }
+}

@@ -27,7 +27,7 @@ pub struct StoreConfig {
     pub probe_grace: Millis,
     /// How long the result of a `COMMIT` can be asked again.
     pub commit_memory: Millis,
-    /// Lower 24 bits go into every generation, so that locators of an earlier boot match nothing.
+    /// Lower 23 bits go into every generation, so that locators of an earlier boot match nothing.
     pub boot_epoch: u64,
     /// Seeds hashing and credentials. From the operating system, except in simulations.
     pub seed: u64,

@@ -80,7 +80,8 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// One placement of one object: boot epoch in the upper 24 bits, a counter in the lower 40.
+/// One placement of one object: boot epoch in 23 bits, a counter in the lower 40. The topmost bit is 0, so that RESP can
+/// tell it as an integer.
 /// Never reused, so that a stale locator cannot match a later object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
@@ -89,9 +90,9 @@ impl Generation {
     /// Bits of the counter below the boot epoch: 10^12 placements a boot.
     pub const COUNTER_BITS: u32 = 40;
 
-    /// The first generation of a boot. Only the lower 24 bits of `boot_epoch` count.
+    /// The first generation of a boot. Only the lower 23 bits of `boot_epoch` count.
     pub fn first_of(boot_epoch: u64) -> Self {
-        Self((boot_epoch & 0xff_ffff) << Self::COUNTER_BITS)
+        Self((boot_epoch & 0x7f_ffff) << Self::COUNTER_BITS)
     }
 }
 
@@ -131,6 +132,14 @@ mod tests {
         assert_eq!(GrantId::parse(id.to_string().as_bytes()), Ok(id));
         for bad in ["", "0", "0123456789abcdeg", "0123456789abcdef0", "+123456789abcdef"] {
             assert_eq!(GrantId::parse(bad.as_bytes()), Err(ParseIdError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_generation_is_a_positive_integer_of_resp() {
+        for boot_epoch in [0, 1, 0x7f_ffff, 0x80_0000, u64::MAX] {
+            let last = Generation(Generation::first_of(boot_epoch).0 | ((1 << Generation::COUNTER_BITS) - 1));
+            assert!(i64::try_from(last.0).is_ok(), "{last} of boot {boot_epoch:#x}");
         }
     }
 

@@ -14,21 +14,25 @@ pub(super) const SPECS: &[Spec] = &[
         .fast()
         .doc("1.0.0", "O(1)", "Tells who this node is and by which ways it can be reached.")
         .answers(
-            "map: `node`, `version`, `boot-id`, `unix-socket` (empty if there is none), `bulk-port`, `shm-write` \
-             (`copy` or `arena`)",
+            "map: `node`, `version`, `boot-id`, `unix-socket` (empty if there is none), `bulk-port` (0 if there is \
+             none), `shm-write` (`copy` or `arena`), `uptime-ms`, `lease-ms-max`, `grant-ms`",
             &[],
         ),
     Spec::new(CommandId::Segment, "segment", -2, Group::Node)
         .doc("1.0.0", "Depends on the subcommand.", "About the segments of DRAM.")
         .contains(&[Spec::new(CommandId::SegmentList, "segment|list", 2, Group::Node)
             .doc("1.0.0", "O(N) in the number of segments", "Lists the segments of DRAM.")
-            .answers("array of maps: `id`, `length`, `used`, `largest-free`, `huge`, `prefaulted`", &[])]),
+            .answers(
+                "array of maps: `segment` (its number), `length`, `used`, `largest-free`, `free-runs`, `pages` (`huge` \
+                 or `ordinary`), `prefaulted`; lengths in bytes",
+                &[],
+            )]),
     Spec::new(CommandId::Tier, "tier", -2, Group::Node)
         .doc("1.0.0", "Depends on the subcommand.", "About the tiers that objects lie in.")
         .contains(&[
             Spec::new(CommandId::TierList, "tier|list", 2, Group::Node)
                 .doc("1.0.0", "O(N) in the number of tiers", "Lists the tiers.")
-                .answers("array of maps: `name`, `kind`, `state`, `capacity`, `used`, `objects`", &[]),
+                .answers("array of maps: `name`, `kind`, `state`, `capacity`, `used`, `free`, `objects`", &[]),
             Spec::new(CommandId::TierAttach, "tier|attach", 4, Group::Node)
                 .admin()
                 .doc("1.0.0", "O(1)", "Opens a device as one more tier.")
@@ -42,13 +46,17 @@ pub(super) const SPECS: &[Spec] = &[
         ]),
     Spec::new(CommandId::Evict, "evict", 2, Group::Node)
         .admin()
-        .doc("1.0.0", "O(N) in the objects evicted", "Evicts objects until so many bytes are free that were not.")
+        .doc("1.0.0", "O(N) in the objects evicted", "Evicts the oldest objects until they took so many bytes.")
         .takes(&[integer("bytes")])
         .answers("integer: bytes freed", &[]),
     Spec::new(CommandId::Diagnose, "diagnose", 1, Group::Node)
         .admin()
         .doc("1.0.0", "O(N) in the number of segments", "Tells what is wrong and what to do about it.")
-        .answers("text for people", &[]),
+        .answers(
+            "map: `score` (100 if all is well) and `findings`, an array of maps, the worst first: `severity` (`note`, \
+             `warning`, `critical`), `about`, `what`, `what-to-do`",
+            &[],
+        ),
 ];
 
 /// `EVICT n`

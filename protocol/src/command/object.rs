@@ -110,7 +110,9 @@ pub(super) const SPECS: &[Spec] = &[
         .doc("1.0.0", "O(1)", "Tells what is known of an object without touching it.")
         .takes(&[key("key")])
         .answers(
-            "map: `state`, `generation`, `length`, `crc`, `ttl`, `pins`, `leases`, `hits`, `idle`, `replicas`; or nil",
+            "map: `state`, `generation`, `length`, `crc`, `ttl` (ms, -1 if it lives for ever), `pins`, `soft-pinned`, \
+             `leases` (reads in flight too), `hits`, `idle` (ms), `depth` (in its chain), `charge` (bytes its slot \
+             takes), `replicas` (array of maps: `node`, `tier`, `where`); or nil",
             &[],
         ),
 ];

@@ -67,7 +67,11 @@ fn fuzz_targets(seconds: u64) -> Result<Vec<Part>> {
         for name in names {
             let limit = format!("-max_total_time={seconds}");
             let mut command = cargo(&["+nightly", "fuzz", "run", &name, "--", &limit, "-rss_limit_mb=4096"]);
-            command.current_dir(root().join(krate));
+            let crate_dir = root().join(krate);
+            if crate_dir.join("fuzz/words.dict").is_file() {
+                command.arg("-dict=fuzz/words.dict");
+            }
+            command.current_dir(crate_dir);
             parts.push(Part { name: format!("fuzz {krate} {name}"), command });
         }
     }

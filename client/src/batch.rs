@@ -29,6 +29,9 @@ const WAVE_LEN: usize = 512 << 10;
 /// Bytes of in-band requests that are sent before their replies are read.
 const IN_BAND_LEN_MAX: usize = 32 << 10;
 
+/// In-band writes whose replies, some hundred bytes each, surely fit the socket.
+const IN_BAND_PUTS_MAX: usize = 128;
+
 /// What became of each item.
 type Outcomes<T> = Vec<Result<T, ClientError>>;
 
@@ -53,11 +56,7 @@ impl Client {
                 }
                 Ok(outcomes)
             }
-            (Bulk::Shm { .. } | Bulk::None, _) => {
-                let put =
-                    |&(key, bytes): &(&[u8], &[u8])| inband::put(session.in_band(), key, bytes, options, deadline);
-                items.iter().map(put).map(own).collect()
-            }
+            (Bulk::Shm { .. } | Bulk::None, _) => put_in_band(session, items, options, deadline),
         })
     }
 
@@ -300,6 +299,36 @@ fn read_tcp(
             Ok(answer) => promise.prove(Crc::of(piece.bytes), answer.generation).map(Some),
             Err(status) => Err(ended(ClientError::wire(format!("{status} on the bulk connection").as_bytes()))),
         };
+    }
+    Ok(outcomes)
+}
+
+/// `SET` and `STAT` for each, small ones many in one write.
+fn put_in_band(
+    session: &mut Session,
+    items: &[(&[u8], &[u8])],
+    options: &PutOptions<'_>,
+    deadline: Deadline,
+) -> Result<Outcomes<Committed>, ClientError> {
+    let link = session.in_band();
+    let mut outcomes = Vec::with_capacity(items.len());
+    for chunk in items.chunks(IN_BAND_PUTS_MAX) {
+        for (key, bytes) in chunk {
+            inband::request_put(link, key, bytes, options, deadline)?;
+            if link.out_len() >= IN_BAND_LEN_MAX {
+                link.flush(deadline)?;
+            }
+        }
+        link.flush(deadline)?;
+        let first = outcomes.len();
+        for _ in chunk {
+            outcomes.push(own(inband::put_answered(link, deadline))?);
+        }
+        for ((key, _), outcome) in chunk.iter().zip(&outcomes[first..]) {
+            if outcome.is_ok() {
+                inband::pin_if_asked(link, key, options, deadline)?;
+            }
+        }
     }
     Ok(outcomes)
 }

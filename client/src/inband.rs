@@ -26,7 +26,8 @@ impl Client {
         self.call(Repeat::Harmless, |session, deadline| {
             let link = session.in_band();
             let expiry = ttl.map_or(SetExpiry::Never, |ttl| SetExpiry::In(millis(ttl)));
-            send_set(link, Set { expiry, ..Set::new(key, Arg::Bytes(value)) }, deadline, |_| {})?;
+            request_set(link, Set { expiry, ..Set::new(key, Arg::Bytes(value)) }, deadline, |_| {})?;
+            link.flush(deadline)?;
             next_on(link, deadline, |walk| walk.skip())
         })
     }
@@ -76,8 +77,9 @@ pub(crate) fn request_stat(link: &mut Link, key: &[u8]) {
     });
 }
 
-/// Sends a `SET` and what `more` adds behind it; a large value from the caller's own memory.
-fn send_set(
+/// Adds a `SET` and what `more` adds behind it to what waits to be sent. A large value goes out at once, with all that
+/// waits, from the caller's own memory.
+fn request_set(
     link: &mut Link,
     set: Set<'_>,
     deadline: Deadline,
@@ -87,7 +89,7 @@ fn send_set(
     let Some(value) = large else {
         link.request(|out: &mut BytesMut| set.encode(out));
         more(link);
-        return link.flush(deadline);
+        return Ok(());
     };
     let around = Set { value: Arg::Taken { len: value.len() as u64 }, ..set };
     let at = link.request(|out| around.encode(out)).expect("a payload was left out");
@@ -103,6 +105,21 @@ pub(crate) fn put(
     options: &PutOptions<'_>,
     deadline: Deadline,
 ) -> Result<Committed, ClientError> {
+    request_put(link, key, bytes, options, deadline)?;
+    link.flush(deadline)?;
+    let committed = put_answered(link, deadline)?;
+    pin_if_asked(link, key, options, deadline)?;
+    Ok(committed)
+}
+
+/// Asks for what [`put_answered`] takes.
+pub(crate) fn request_put(
+    link: &mut Link,
+    key: &[u8],
+    bytes: &[u8],
+    options: &PutOptions<'_>,
+    deadline: Deadline,
+) -> Result<(), ClientError> {
     if options.durable {
         return Err(ClientError::Unsupported("DURABLE is for objects in two phases"));
     }
@@ -111,23 +128,37 @@ pub(crate) fn put(
         expiry: options.ttl.map_or(SetExpiry::Never, |ttl| SetExpiry::In(millis(ttl))),
         ..Set::new(key, Arg::Bytes(bytes))
     };
-    let pin = options.pin;
-    send_set(link, set, deadline, |link| request_stat(link, key))?;
-    let stored = next_on(link, deadline, |walk| Ok(!walk.is_null()));
-    // The reply to STAT is taken whatever the one before it was.
+    request_set(link, set, deadline, |link| request_stat(link, key))
+}
+
+/// Takes the replies to `SET` and `STAT`, both of them whatever the first is.
+pub(crate) fn put_answered(link: &mut Link, deadline: Deadline) -> Result<Committed, ClientError> {
+    let stored = match next_on(link, deadline, |walk| Ok(!walk.is_null())) {
+        Err(error) if error.breaks_connection() => return Err(error),
+        stored => stored,
+    };
     let stat = next_on(link, deadline, |walk| if walk.is_null() { Ok(None) } else { Stat::read(walk).map(Some) });
     if !stored? {
         return Err(ClientError::wire(b"EXISTS a live object has this key; use `replace`"));
     }
-    let generation = stat?.map(|stat| stat.generation);
-    if pin {
+    // It was stored, and is gone again: no generation of it is left to tell.
+    let stat = stat?.ok_or(ClientError::Stale("the object was removed as soon as it was stored"))?;
+    Ok(Committed { generation: stat.generation, len: stat.len })
+}
+
+/// Pins what was put, if that was asked for. Not in the same write: what was not stored must not be pinned.
+pub(crate) fn pin_if_asked(
+    link: &mut Link,
+    key: &[u8],
+    options: &PutOptions<'_>,
+    deadline: Deadline,
+) -> Result<(), ClientError> {
+    if options.pin {
         link.request(|out| Pin { key, ttl: None }.encode(out));
         link.flush(deadline)?;
         next_on(link, deadline, |walk| walk.skip())?;
     }
-    // It was stored, and is gone again: no generation of it is left to tell.
-    let generation = generation.ok_or(ClientError::Stale("the object was removed as soon as it was stored"))?;
-    Ok(Committed { generation, len: bytes.len() as u64 })
+    Ok(())
 }
 
 /// Fetches an object by `STAT` and `GET` in one exchange: what came must have the checksum that was told.

@@ -390,6 +390,7 @@ impl Shard {
             );
             if entry.has(flag::LISTED) {
                 listed[usize::from(entry.list)] += 1;
+                assert!(entry.list != List::Parked as u8 || entry.has(flag::GRACE), "parked entry {index} is graced");
             }
             self.expiry.audit_entry(index, entry);
             expiring += usize::from(entry.has(flag::EXPIRES));

@@ -74,28 +74,27 @@ impl Inner {
         self.make_room(now, hunt)
     }
 
-    /// Evicts something that may give a run of pages. `false` if nothing more can be done.
+    /// Evicts something that may give a run of pages. `false` if nothing more can be done. Where nothing was found, room may
+    /// have been made by others meanwhile: the caller looks again, as often as there are rounds.
     fn make_room(&self, now: Instant, hunt: &mut Hunt) -> bool {
-        let bytes = u64::from(hunt.pages) * PAGE;
-        let mut dry = false;
-        if hunt.evicted < hunt.budget && self.may_ever_fit(bytes) {
-            match self.evict_one(now) {
-                Some(evicted) => {
-                    hunt.evicted += evicted;
-                    return true;
-                }
-                None => dry = true,
-            }
+        if hunt.evicted < hunt.budget
+            && let Some(evicted) = self.evict_one(now)
+        {
+            hunt.evicted += evicted;
+            return true;
         }
-        if hunt.rounds == ROUNDS_MAX || !self.may_ever_fit(bytes) {
+        if hunt.rounds == ROUNDS_MAX {
             return false;
         }
         hunt.rounds += 1;
         hunt.budget = hunt.budget.saturating_mul(2);
-        self.trim() > 0 || self.clear_run(now, hunt.pages, self.space.is_capped(hunt.pages)) || !dry
+        if self.trim() == 0 {
+            self.clear_run(now, hunt.pages, self.space.is_capped(hunt.pages));
+        }
+        true
     }
 
-    /// Whether there would be room if every object that anybody may evict were gone.
+    /// Whether there would be room if every object that anybody may evict were gone. Asked before the charge is taken.
     pub(crate) fn may_ever_fit(&self, bytes: u64) -> bool {
         let held = self.space.states.unpublished().saturating_add(self.space.pinned.held());
         bytes <= self.space.capacity().saturating_sub(held)

@@ -55,9 +55,9 @@ pub(super) const SPECS: &[Spec] = &[
         )
         .takes(&[key("key").multiple(), integer("milliseconds").after("LEASE").optional()])
         .answers(
-            "map: `prefix` (keys present before the first that is not), `bytes` (their lengths' sum), `tiers` (for \
-             each, where it lies), with `LEASE` also `leases` (for each, the map of `LEASE`). A trailing `LEASE ms` \
-             is the option, not two keys",
+            "map: `prefix` (keys present before the first that is not), `bytes` (their lengths' sum), `tiers` \
+             (map: how many of them each tier holds), with `LEASE` also `leases` (for each, the map of `LEASE`). A \
+             trailing `LEASE ms` is the option, not two keys",
             &[ErrorWord::TooBig, ErrorWord::Quota],
         ),
 ];

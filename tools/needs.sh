@@ -16,11 +16,16 @@ apt_updated=no
 apt_install() {
     command -v apt-get >/dev/null || { echo "this is no Debian; please install: $*" >&2; return 1; }
     say "installing $* (apt-get)"
+    local log status=0
+    log=$(mktemp)
     if [ "$apt_updated" = no ]; then
-        as_root apt-get update -qq || true
+        as_root apt-get update -qq >"$log" 2>&1 || true
         apt_updated=yes
     fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+        </dev/null >>"$log" 2>&1 || { status=$?; cat "$log" >&2; }
+    rm -f "$log"
+    return "$status"
 }
 
 links_c() { printf 'int main(void) { return 0; }\n' | cc -x c - -o /dev/null 2>/dev/null; }

@@ -1,15 +1,15 @@
 //! Work over very many objects, on a thread of its own: a worker has other clients to serve.
 
-use super::command_cmd::spec_at;
+use super::command_cmd::{name_of, spec_at};
 use crate::conn::output::Output;
 use crate::node::Node;
 use crate::session::Session;
 use crate::slow::SLOW;
-use protocol::command::{CommandId, Spec};
+use protocol::command::CommandId;
 use protocol::resp::{ArgBuf, WireError, Writer};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Objects that a command goes through within one turn of its worker.
 pub(crate) const OBJECTS_MAX: u64 = 10_000;
@@ -19,7 +19,7 @@ type Answer = Box<dyn FnOnce(&mut Writer<'_>) + Send>;
 
 /// See the module's text. It goes on to its end, also if its client leaves.
 pub(crate) struct Aside {
-    command: &'static Spec,
+    command: CommandId,
     work: Box<dyn FnOnce(&Node) -> Answer + Send>,
 }
 
@@ -30,7 +30,6 @@ impl Aside {
         W: FnOnce(&Node) -> A + Send + 'static,
         A: FnOnce(&mut Writer<'_>) + Send + 'static,
     {
-        let command = spec_at(command as u64).expect("every command has an entry");
         Self { command, work: Box::new(|node| Box::new(work(node))) }
     }
 
@@ -39,12 +38,7 @@ impl Aside {
         let node = Arc::clone(&session.node);
         let started = Instant::now();
         let answer = tokio::task::spawn_blocking(move || work(&node)).await;
-        let took = started.elapsed();
-        if took >= SLOW {
-            let client = &session.client;
-            let words = ArgBuf::new([command.full_name]);
-            session.node.slow.command(command, &words.args(), took, &client.addr, &client.words.lock().name);
-        }
+        note(session, command, started.elapsed());
         match answer {
             Ok(answer) => answer(&mut output.writer()),
             Err(error) => output.writer().wire_error(&WireError::err(error.to_string())),
@@ -52,8 +46,17 @@ impl Aside {
     }
 }
 
+/// A command took so long outside its worker's turn: it is logged if that is long, without the arguments, which are gone.
+pub(crate) fn note(session: &Session, command: CommandId, took: Duration) {
+    if let Some(spec) = spec_at(command as u64).filter(|_| took >= SLOW) {
+        let client = &session.client;
+        let words = ArgBuf::new(spec.full_name.split('|'));
+        session.node.slow.command(spec, &words.args(), took, &client.addr, &client.words.lock().name);
+    }
+}
+
 impl fmt::Debug for Aside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Aside({})", self.command.full_name)
+        write!(f, "Aside({})", name_of(self.command))
     }
 }

@@ -6,10 +6,11 @@
 
 use crate::conn::output::Output;
 use crate::error::refused;
-use crate::handler::aside::Aside;
+use crate::handler::aside::{self, Aside};
 use crate::handler::object::write_committed;
 use crate::session::Session;
 use protocol::base::{Crc, Instant, RawSpan, copy_and_crc, crc_of};
+use protocol::command::CommandId;
 use protocol::resp::WireError;
 use std::time::Duration;
 use storage::{Committed, Reservation, SealGuard, StoreError, Terms};
@@ -118,6 +119,7 @@ impl Job {
             Self::Aside(aside) => aside.run(session, output).await,
             Self::Sleep(span) => {
                 tokio::time::sleep(span).await;
+                aside::note(session, CommandId::DebugSleep, span);
                 output.writer().ok();
             }
         }

@@ -1,0 +1,183 @@
+//! The real server as a process of its own.
+//!
+//! Invariants:
+//! - What is tested is built from the tree as it is: the binary is brought up to date once per test process.
+//! - Every wait has an end, and no process or file outlives its [`Server`].
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Time a server gets to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Memory of a server that is not told how much.
+const DRAM_DEFAULT: &str = "256 MiB";
+
+/// A running server, on a free port of the loopback interface and a Unix socket of its own.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    addr: SocketAddr,
+    dir: TempDir,
+    log: Arc<Mutex<String>>,
+    /// Hangs up when the server has closed its log.
+    ended: Receiver<()>,
+}
+
+/// The binary, built for the profile that this test was built for. `MOONCAKE_SERVER` names another one.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(path) = env::var_os("MOONCAKE_SERVER") {
+            return PathBuf::from(path);
+        }
+        // `target/PROFILE/deps/test-0123`
+        let own = env::current_exe().expect("a test knows its own path");
+        let profile_dir = own.ancestors().nth(2).expect("tests lie two directories below the target directory");
+        let profile = match profile_dir.file_name().and_then(OsStr::to_str).expect("profiles have plain names") {
+            "debug" => "dev",
+            name => name,
+        };
+        let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["build", "--quiet", "--package", "mooncake-server", "--profile", profile, "--target-dir"])
+            .arg(profile_dir.parent().expect("a profile lies in the target directory"))
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .status()
+            .expect("cargo runs");
+        assert!(built.success(), "the server does not build");
+        profile_dir.join("mooncake-server")
+    })
+}
+
+impl Server {
+    /// Starts one with these flags, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start(args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+        let socket = dir.path().join("s.sock");
+        let mut command = Command::new(binary());
+        command.arg("--unix-socket").arg(&socket).args(args);
+        for (flag, value) in [("--listen", "127.0.0.1:0"), ("--dram", DRAM_DEFAULT)] {
+            if !args.contains(&flag) {
+                command.args([flag, value]);
+            }
+        }
+        // What the caller's environment says about its own server is not for this one.
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MOONCAKE_")) {
+            command.env_remove(name);
+        }
+        let spawned = command.env("NO_COLOR", "1").stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = spawned.unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
+        let log = Arc::new(Mutex::new(String::new()));
+        let (found, listening) = mpsc::channel();
+        let (running, ended) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let _running: mpsc::Sender<()> = running;
+            for line in stderr.lines().map_while(Result::ok) {
+                if let Some(addr) = listens_on(&line) {
+                    let _ = found.send(addr);
+                }
+                let mut log = kept.lock().expect("nobody panics with the log");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        match listening.recv_timeout(PATIENCE) {
+            Ok(addr) => Self { child, addr, dir, log, ended },
+            Err(_) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("the server does not listen:\n{}", log.lock().expect("nobody panics with the log"));
+            }
+        }
+    }
+
+    /// Where it serves RESP.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The port of [`Server::addr`], for command lines.
+    pub fn port(&self) -> String {
+        self.addr.port().to_string()
+    }
+
+    /// Its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("s.sock")
+    }
+
+    /// A directory of its own, gone when it is.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("nobody panics with the log").clone()
+    }
+
+    /// Waits for its end, which somebody else has asked for.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn wait(&mut self) -> ExitStatus {
+        // The log is closed by the end of the process, so this wakes without polling.
+        match self.ended.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Disconnected) => {}
+            Ok(()) | Err(RecvTimeoutError::Timeout) => panic!("the server does not end:\n{}", self.log()),
+        }
+        self.child.wait().expect("it is our child")
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---- the server's log ----\n{}", self.log());
+        }
+    }
+}
+
+/// The address in `… RESP on 127.0.0.1:6379: …`.
+fn listens_on(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("RESP on ")?;
+    rest.split_once(": ")?.0.parse().ok()
+}
+
+/// Waits until `holds`, which nothing announces.
+///
+/// # Panics
+/// If it does not in time.
+pub fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

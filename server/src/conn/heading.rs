@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Bytes that a heading takes in the file of headings.
-const SLOT_LEN: u64 = 32;
+const SLOT_LEN: usize = 32;
 /// Different headings that are kept; KV blocks have few lengths.
 const HEADINGS_MAX: u64 = 2048;
 
@@ -46,10 +46,10 @@ impl Headings {
             return Some(slot);
         }
         let next = self.slots.len() as u64;
-        if next >= HEADINGS_MAX || heading.len() as u64 > SLOT_LEN {
+        if next >= HEADINGS_MAX || heading.len() > SLOT_LEN {
             return None;
         }
-        let slot = next * SLOT_LEN;
+        let slot = next * SLOT_LEN as u64;
         let written = rustix::io::pwrite(&self.file, heading, slot).ok()?;
         if written != heading.len() {
             return None;
@@ -60,7 +60,7 @@ impl Headings {
 
     /// Throws away what is left in the pipe.
     fn drain(&mut self) {
-        let mut waste = [0; SLOT_LEN as usize];
+        let mut waste = [0; SLOT_LEN];
         while rustix::io::read(&self.reader, &mut waste).is_ok_and(|count| count > 0) {}
     }
 }

@@ -66,7 +66,7 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
     }
     let len = u32::try_from(ring_len.get()).map_err(|_| WireError::err("shm-ring-len is too long"))?;
     let layout = RingLayout::new(len, len).ok_or_else(|| WireError::err("shm-ring-len is no power of two"))?;
-    let ring = create_ring(layout).map_err(|error| no_transport(error))?;
+    let ring = create_ring(layout).map_err(no_transport)?;
     if ctx.node.segments.len() + RingFds::COUNT > FDS_PER_MESSAGE_MAX {
         return Err(no_transport("too many segments to pass: raise `segment-len`"));
     }

@@ -41,7 +41,9 @@ impl SpinBudget {
     }
 
     pub(super) fn found(&mut self) {
-        self.now = (self.now * 2).clamp(Self::LEAST, self.max.max(Self::LEAST)).min(self.max);
+        // After a retry that paid the whole budget is back: an exchange takes longer than the least of spins.
+        let raised = if self.now.is_zero() { self.max } else { self.now * 2 };
+        self.now = raised.clamp(Self::LEAST, self.max.max(Self::LEAST)).min(self.max);
     }
 
     pub(super) fn missed(&mut self) {

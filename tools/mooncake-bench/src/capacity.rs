@@ -14,8 +14,6 @@ use redis_protocol::resp2::types::OwnedFrame;
 pub(crate) struct Capacity {
     wire: Wire,
     before: Vec<(&'static str, String)>,
-    /// Bytes that one block is charged.
-    pub(crate) charge: u64,
 }
 
 /// Settings, and to what they are set beside `maxmemory`: a new block evicts one old one, and nothing is evicted ahead.
@@ -30,7 +28,7 @@ impl Capacity {
         wire.set(sample_key, &vec![0; block_bytes]).context("write a block to learn its charge")?;
         let charge = charge_of(&mut wire, sample_key)?;
         wire.command(&[b"DEL", sample_key])?;
-        let mut capacity = Self { wire, before: Vec::new(), charge };
+        let mut capacity = Self { wire, before: Vec::new() };
         for (name, value) in SETTINGS {
             capacity.config(name, value)?;
         }

@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Sizes of values in shared memory.
     #[arg(long, value_delimiter = ',', default_value = "4KiB,64KiB,256KiB,1MiB,4MiB,16MiB")]
     shm_sizes: Vec<ByteLen>,
+    /// Clients of shared memory, each a thread with a session.
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    shm_clients: Vec<usize>,
     /// Values in one request of shared memory, beside 1.
     #[arg(long, default_value_t = 16)]
     batch: usize,
@@ -204,13 +207,16 @@ fn shm(args: &Args, servers: &[Server], ours: &str, report: &mut Report) -> Resu
         Box::new(BareCopy::new(CopyBy::Memcpy)),
         Box::new(BareCopy::new(CopyBy::Streaming)),
     ];
-    let cells = args.cells(&args.shm_sizes, &args.clients, &[1, args.batch]);
+    peers.extend(resp_peers(servers.iter().filter(|server| server.name != ours)));
+    let cells = args.cells(&args.shm_sizes, &args.shm_clients, &[1, args.batch]);
     let mut found = rounds::run(&mut peers, &cells, args.rounds)?;
     let shm_name = format!("{ours}-shm");
-    report.tables.push(found.table("Shared memory: GB/s", Show::Rate));
+    report.tables.push(found.table("Shared memory: GB/s, thousands a second below 64 KiB", Show::Rate));
     report.tables.push(found.ratios("Shared memory: rate beside the others", &shm_name, Turn::gb_a_second));
     report.tables.push(found.table("Shared memory: p50 / p99, us (m: ms)", Show::Latency));
-    report.tables.push(found.table("Shared memory: CPU of both sides, ms a GB", Show::CpuByte));
+    report
+        .tables
+        .push(found.table("Shared memory: CPU of both sides, ms a GB, us a value below 64 KiB", Show::CpuByte));
     let mut exchange: Vec<Box<dyn Peer>> = vec![
         Box::new(RingExchange::new(ours, server.endpoint.clone(), pids.clone(), None)),
         Box::new(RingExchange::new(ours, server.endpoint.clone(), pids, Some(Duration::ZERO))),
@@ -246,12 +252,12 @@ fn servers(args: &Args) -> Result<Vec<Server>> {
     Ok(servers)
 }
 
-fn resp_peers(servers: &[Server]) -> Vec<Box<dyn Peer>> {
+fn resp_peers<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Vec<Box<dyn Peer>> {
     let peer = |server: &Server| {
         Box::new(RespPeer::new(server.name.clone(), server.endpoint.clone(), server.pid.into_iter().collect()))
             as Box<dyn Peer>
     };
-    servers.iter().map(peer).collect()
+    servers.into_iter().map(peer).collect()
 }
 
 /// The report as a page of the documentation.

@@ -90,8 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
         let mut peers: Vec<Box<dyn Peer>> =
             vec![Box::new(BareCopy::new(CopyBy::Memcpy)), Box::new(BareCopy::new(CopyBy::Streaming))];
         let found = rounds::run(&mut peers, &args.cells(&[Op::Get], &[1]), args.rounds)?;
-        report.tables.push(found.table("Copies: GB/s", Show::Rate));
-        report.tables.push(found.table("Copies: CPU, ms a GB", Show::CpuByte));
+        report.tables.push(found.table("Copies: GB/s, thousands a second below 64 KiB", Show::Rate));
+        report.tables.push(found.table("Copies: CPU, ms a GB, us a value below 64 KiB", Show::CpuByte));
         all.add(found);
     }
     if has(Part::Tcp) {
@@ -128,9 +128,11 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
 }
 
 fn show_bulk(report: &mut Report, found: &Rounds, what: &str) {
-    report.tables.push(found.table(format!("{what}: GB/s"), Show::Rate));
+    report.tables.push(found.table(format!("{what}: GB/s, thousands a second below 64 KiB"), Show::Rate));
     report.tables.push(found.table(format!("{what}: p50 / p99, us (m: ms)"), Show::Latency));
-    report.tables.push(found.table(format!("{what}: CPU of both sides, ms a GB"), Show::CpuByte));
+    report
+        .tables
+        .push(found.table(format!("{what}: CPU of both sides, ms a GB, us a value below 64 KiB"), Show::CpuByte));
 }
 
 /// Puts the raw figures and the failures of a comparison into its report.

@@ -229,8 +229,8 @@ impl Peer for BareCopy {
         }
     }
 
-    fn takes(&self, _cell: &Cell) -> bool {
-        true
+    fn takes(&self, cell: &Cell) -> bool {
+        cell.pipeline == 1
     }
 
     fn ready(&mut self, cell: &Cell) -> Result<()> {

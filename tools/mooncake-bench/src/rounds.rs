@@ -122,16 +122,19 @@ impl CellTurns {
     }
 }
 
+/// Below this size the cost of a value is that of a request, not of its bytes.
+const BYTES_COUNT_FROM: usize = 64 * 1024;
+
 /// Which figure a table shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Show {
-    /// GB/s.
+    /// GB/s; of values too small for that to mean much, thousands a second.
     Rate,
     /// Thousand operations a second.
     Ops,
     /// p50 / p99 of one pipeline.
     Latency,
-    /// CPU of both sides, ms a GB.
+    /// CPU of both sides, ms a GB; of small values, us an operation.
     CpuByte,
     /// CPU of both sides, us an operation.
     CpuOp,
@@ -142,7 +145,10 @@ pub(crate) enum Show {
 impl Show {
     fn of(self, turns: &CellTurns, peer: &str) -> Option<String> {
         let figure = |of: fn(&Turn) -> f64| turns.figure(peer, of);
+        let is_small = turns.cell.size < BYTES_COUNT_FROM;
         Some(match self {
+            Self::Rate if is_small => format!("{:.1}k/s", figure(Turn::ops_a_second)? / 1e3),
+            Self::CpuByte if is_small => format!("{:.2} us", figure(Turn::cpu_us_an_op)?),
             Self::Rate => format!("{:.2}", figure(Turn::gb_a_second)?),
             Self::Ops => format!("{:.1}", figure(Turn::ops_a_second)? / 1e3),
             Self::Latency => {

@@ -9,13 +9,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A server that takes part.
 pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) endpoint: Endpoint,
-    /// Whose CPU time counts as the server's. 0: nobody's.
+    /// Whose CPU time counts as the server's.
     pub(crate) pid: Option<u32>,
     child: Option<Child>,
 }
@@ -107,11 +107,19 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            // Asked nicely it would write a file, or wait for clients: it has nothing that anybody wants to keep.
-            let _ = child.kill();
-            let _ = child.wait();
+        let Some(child) = &mut self.child else { return };
+        // Asked first, so that it can take its socket away; it has nothing that anybody wants to keep.
+        if let Ok(pid) = i32::try_from(child.id())
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
+        let end = Instant::now() + Duration::from_secs(3);
+        while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 

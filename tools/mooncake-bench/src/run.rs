@@ -27,10 +27,6 @@ use std::time::{Duration, Instant};
 /// request was due, so that a server that stalls cannot hide it.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    values: Values,
     /// Weights of the operations: get, put (over what is there), lookup, lease.
     #[arg(long, default_value = "get=80,put=15,lookup=5")]
     mix: Mix,
@@ -64,6 +60,10 @@ pub(crate) struct Args {
     /// Seed of the order of operations and keys; a new one each run if not given.
     #[arg(long)]
     seed: Option<u64>,
+    #[command(flatten)]
+    values: Values,
+    #[command(flatten)]
+    target: Target,
 }
 
 /// What one kind of operation did.

@@ -2,6 +2,7 @@
 
 pub(crate) mod aside;
 pub(crate) mod attach;
+pub(crate) mod checked;
 pub(crate) mod client;
 pub(crate) mod command_cmd;
 pub(crate) mod config_cmd;

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 
+mod arena;
 mod bulk;
 mod clients;
 mod clock;

@@ -2,10 +2,11 @@
 //!
 //! Start: segments, store, workers, listeners, maintenance, prefault. Stop: listeners, connections, maintenance, workers.
 
+use crate::arena::Arena;
 use crate::bulk::BulkSessions;
 use crate::clients::Clients;
 use crate::clock::BootClock;
-use crate::config::Config;
+use crate::config::{Config, ShmWrite};
 use crate::sampler::Sampler;
 use crate::slow::Slow;
 use crate::stats::NodeStats;
@@ -37,6 +38,8 @@ pub struct Node {
     pub(crate) boot_id: String,
     pub(crate) store: Store,
     pub(crate) segments: Vec<Arc<Segment>>,
+    /// In arena mode: clients write the segments themselves.
+    pub(crate) arena: Option<Arena>,
     pub(crate) config: RwLock<Config>,
     pub(crate) clock: BootClock,
     pub(crate) started: Instant,
@@ -87,9 +90,17 @@ impl Node {
             tracing::warn!("{} segments are too many to pass to shared-memory clients: raise segment-len", segments.len());
         }
         for segment in &segments {
-            // Clients get these descriptors: from here on nobody can map them writable, nor change their length.
-            transport::shm::seal_segment(segment).context("seal a segment")?;
+            // Clients get these descriptors: from here on nobody can change their length nor, in copy mode, map them writable.
+            match config.shm_write {
+                ShmWrite::Copy => transport::shm::seal_segment(segment),
+                ShmWrite::Arena => transport::shm::seal_writable_segment(segment),
+            }
+            .context("seal a segment")?;
         }
+        let arena = match config.shm_write {
+            ShmWrite::Copy => None,
+            ShmWrite::Arena => Some(Arena::new(&segments).context("lend the segments for writing")?),
+        };
         let clock = BootClock;
         let seed = rand::random::<u64>();
         let store_config = StoreConfig {
@@ -120,6 +131,7 @@ impl Node {
             boot_id,
             store,
             segments,
+            arena,
             started: clock.now(),
             clock,
             clients: Clients::default(),

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use storage::Pages;
 use tokio::signal::unix::{SignalKind, signal};
+use transport::Fence;
 
 /// How often clients are looked at for time-outs, and rates are sampled.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
@@ -118,14 +119,24 @@ async fn upkeep(node: Arc<Node>) {
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut sampled = tokio::time::Instant::now();
+    // Slots that wait until it is known what their writers can still do.
+    let mut unfenced = Vec::new();
     loop {
         tick.tick().await;
         let now = node.now();
-        for grant in node.store.maintain(now) {
-            // No transport of this version lets a peer write unseen, so nothing needs a fence.
-            tracing::error!("a slot waits for a fence that nobody gives");
-            node.store.fenced(grant);
-        }
+        unfenced.extend(node.store.maintain(now));
+        unfenced.retain(|&grant| {
+            let fence = node.arena.as_ref().map(|arena| arena.fence(grant));
+            if fence.is_none() {
+                // In copy mode no peer writes unseen, so nothing needs a fence.
+                tracing::error!("a slot waits for a fence that nobody gives");
+            }
+            let pending = fence == Some(Fence::Pending);
+            if !pending {
+                node.store.fenced(grant);
+            }
+            pending
+        });
         if sampled.elapsed() >= SAMPLE_EVERY {
             sampled = tokio::time::Instant::now();
             let (progress, idle) = {

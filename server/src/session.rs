@@ -99,7 +99,11 @@ impl Bond {
             task.abort();
         }
         self.buffers.lock().clear();
-        self.shm.store(false, Ordering::Relaxed);
+        if self.shm.swap(false, Ordering::Relaxed)
+            && let Some(arena) = &node.arena
+        {
+            arena.close(self.id);
+        }
         if let Some(token) = self.token.lock().take() {
             node.bulk.forget(token);
         }

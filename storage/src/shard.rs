@@ -61,6 +61,8 @@ pub struct Counters {
     pub grants_expired: u64,
     /// Payloads refused for their checksum.
     pub crc_refused: u64,
+    /// Objects removed because their bytes were not those published any more.
+    pub scribbled: u64,
 }
 
 /// Everything a publication says of the object.
@@ -71,6 +73,8 @@ pub(crate) struct Fresh {
     pub(crate) length: u32,
     pub(crate) crc: Crc,
     pub(crate) stamp: Stamp,
+    /// Whether it continues another object.
+    pub(crate) leaf: bool,
 }
 
 /// See the module's text.
@@ -200,13 +204,15 @@ impl Shard {
     /// Makes an object live under `key`, which has no live entry. The payload lies in its slot already.
     pub(crate) fn insert(&mut self, key: HashedKey<'_>, fresh: Fresh, space: &Space) -> u32 {
         let key_len = u16::try_from(key.key.len()).expect("keys are at most 16 KiB");
-        let entry =
+        let mut entry =
             Entry::new(fresh.generation, fresh.stamp.0, fresh.place, key.short(), fresh.length, fresh.crc, key_len);
+        entry.leaf = fresh.leaf;
         let index = self.entries.insert(entry);
         self.write_frame(index, key, space);
         self.table.insert(&mut self.entries, index);
         self.live_bytes += self.charge_of(index);
-        self.lists.insert(&mut self.entries, index, List::Leaf);
+        let list = self.entries[index].class();
+        self.lists.insert(&mut self.entries, index, list);
         index
     }
 
@@ -313,7 +319,7 @@ impl Shard {
     pub(crate) fn continue_with(&mut self, index: u32) -> Stamp {
         let entry = &mut self.entries[index];
         let stamp = Stamp(entry.stamp);
-        if !std::mem::replace(&mut entry.continued, true) && entry.has(flag::LISTED) && entry.list == List::Leaf as u8 {
+        if std::mem::replace(&mut entry.leaf, false) && entry.has(flag::LISTED) && entry.list == List::Leaf as u8 {
             self.relist(index);
         }
         stamp

@@ -18,7 +18,7 @@ mod transport;
 
 pub use buffer::{AdoptError, BufferRegion, ClientBuffer, PeerBuffer};
 pub use fds::{FDS_PER_MESSAGE_MAX, peer_uid, recv_with_fds, send_with_fds};
-pub use memfd::{Mapping, Populate, ShmError, map_read_only, seal_segment};
+pub use memfd::{Mapping, Populate, ShmError, map_read_only, map_writable, seal_segment, seal_writable_segment};
 pub use ring::{
     BlockingRing, Need, RING_LEN_DEFAULT, RingEnd, RingError, RingFds, RingLayout, ServerRing, SpinBudget, create_ring,
 };

@@ -82,6 +82,9 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
     }
     let stream = RingStream::new(ring.end, ring.event, Duration::from_micros(spin.0))
         .map_err(|error| no_transport(format_args!("the ring cannot be watched: {error}")))?;
+    if let Some(arena) = &ctx.node.arena {
+        arena.open(ctx.session.bond.id).map_err(no_transport)?;
+    }
     let unix = ctx.stream.unix().expect("looked up above");
     // Those that wait go with the next byte that is sent, which is this reply's or an earlier one's: the client takes them
     // from wherever they come.

@@ -272,6 +272,7 @@ fn stats(out: &mut Fields, facts: &Facts<'_>) {
     out.field("protocol_errors", node.stats.protocol_errors.get());
     out.field("timed_out_connections", node.stats.timeouts.get());
     out.field("crc_refused", counters.crc_refused);
+    out.field("scribbled", counters.scribbled);
     out.field("slow_commands", node.slow.len());
 }
 

@@ -7,6 +7,7 @@
 use crate::conn::output::Output;
 use crate::error::refused;
 use crate::handler::aside::{self, Aside};
+use crate::handler::checked::Checking;
 use crate::handler::object::write_committed;
 use crate::session::Session;
 use protocol::base::{Crc, Instant, RawSpan, copy_and_crc, crc_of};
@@ -41,6 +42,7 @@ pub(crate) enum Job {
     Seal(Box<Sealing>),
     SealBatch(Vec<Result<Result<Sealing, Committed>, WireError>>),
     Store(Box<Storing>),
+    Check(Box<Checking>),
     /// `DEBUG SLEEP`.
     Sleep(Duration),
     /// Something over very many objects.
@@ -116,6 +118,7 @@ impl Job {
                 session.node.stats.shm_in.add(storing.source.len() as u64);
                 reply(output, storing.publish(session.node.now(), crc).map_err(refused));
             }
+            Self::Check(checking) => checking.reply(output).await,
             Self::Aside(aside) => aside.run(session, output).await,
             Self::Sleep(span) => {
                 tokio::time::sleep(span).await;

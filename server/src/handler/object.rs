@@ -12,7 +12,8 @@ use crate::error::refused;
 use protocol::base::{ByteLen, Crc, Locator, Millis, RawSpan, SegmentId, Via};
 use protocol::command::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
 use protocol::resp::{ErrorWord, WireError, Writer};
-use storage::{Committed, Condition, GrantTerms, Granted, Seal, Terms};
+use storage::{Committed, Condition, GrantTerms, Granted, Seal, SealGuard, Terms};
+use transport::Fence;
 
 /// How the bytes will travel: what was asked for, if this connection has it.
 pub(crate) fn choose(ctx: &Ctx<'_>, via: ViaChoice) -> Result<Via, WireError> {
@@ -68,11 +69,15 @@ fn grant(ctx: &mut Ctx<'_>, key: &[u8], len: ByteLen, via: Via, terms: Terms) ->
     let session = ctx.session.bond.id;
     // Over TCP the server applies each write itself, in copy mode it copies: nobody else can write the slot.
     debug_assert!(via != Via::Rdma, "RDMA is refused before");
-    let granted = ctx
-        .node
-        .store
-        .grant(ctx.now, key, len.get(), &ctx.session.bond.account, GrantTerms { session, deadline, exposed: false, terms })
-        .map_err(refused)?;
+    let arena = ctx.node.arena.as_ref().filter(|_| via == Via::Shm);
+    let terms = GrantTerms { session, deadline, exposed: arena.is_some(), terms };
+    let granted = ctx.node.store.grant(ctx.now, key, len.get(), &ctx.session.bond.account, terms).map_err(refused)?;
+    if let Some(arena) = arena {
+        arena.lend(session, &granted).map_err(|error| {
+            ctx.node.store.abort(granted.grant, session);
+            WireError::new(ErrorWord::NoTransport, error.to_string())
+        })?;
+    }
     ctx.session.bond.lend();
     Ok(granted)
 }
@@ -91,7 +96,7 @@ pub(crate) fn write_locator(reply: &mut Writer<'_>, locator: &Locator) {
 
 fn write_grant(ctx: &mut Ctx<'_>, via: Via, granted: &Granted) {
     let span = Millis(granted.deadline.left_at(ctx.now).0);
-    let locator = locator(ctx, via, granted.segment, granted.offset, granted.length, via == Via::Shm);
+    let locator = locator(ctx, via, granted.segment, granted.offset, granted.length, via == Via::Shm && ctx.node.arena.is_none());
     let mut reply = ctx.reply();
     reply.map(4);
     reply.field("grant").bulk_display(granted.grant);
@@ -144,6 +149,20 @@ fn put_from(ctx: &mut Ctx<'_>, put: &Put<'_>, terms: Terms, claimed: Crc, from: 
     Ok(Flow::Go)
 }
 
+/// A slot that its client wrote by itself, once it is known what the client can still do: what it does later, readers see
+/// by the checksum.
+fn believable(ctx: &Ctx<'_>, mut guard: SealGuard) -> Result<SealGuard, WireError> {
+    if guard.exposed() {
+        match ctx.node.arena.as_ref().map(|arena| arena.fence(guard.grant())) {
+            Some(Fence::Done | Fence::Verify) => guard.fenced(),
+            Some(Fence::Pending) | None => {
+                return Err(WireError::new(ErrorWord::Busy, "writes may still be under way: the grant is given up"));
+            }
+        }
+    }
+    Ok(guard)
+}
+
 /// What a commit has to do, or its remembered answer.
 fn begin(ctx: &mut Ctx<'_>, commit: &Commit) -> Result<Result<Sealing, Committed>, WireError> {
     let session = ctx.session.bond.id;
@@ -156,6 +175,7 @@ fn begin(ctx: &mut Ctx<'_>, commit: &Commit) -> Result<Result<Sealing, Committed
         Seal::Done(committed) => return Ok(Err(committed)),
         Seal::Begun(guard) => guard,
     };
+    let guard = believable(ctx, guard)?;
     let len = guard.span().len() as u64;
     *ctx.bulky = *ctx.bulky || len >= BULKY_LEN_MIN;
     let source = commit.from.map(|from| source(ctx, from, len)).transpose()?;

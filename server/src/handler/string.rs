@@ -4,6 +4,7 @@ use crate::clock::unix_ms;
 use crate::conn::{BULKY_LEN_MIN, Taken};
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
+use crate::handler::checked;
 use protocol::base::{Crc, Instant, Millis};
 use protocol::command::{Set, SetCondition, SetExpiry, parse_i64};
 use protocol::resp::{Arg, WireError};
@@ -12,6 +13,9 @@ use storage::{Condition, Found, Reservation, StoreError, Terms};
 /// `GET key`
 pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let key = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
+    if ctx.node.arena.is_some() {
+        return checked::get(ctx, key);
+    }
     let output = &mut *ctx.output;
     let found = ctx.node.store.read(ctx.now, key, None, |value| output.writer().bulk(value)).map_err(refused)?;
     match found {
@@ -29,6 +33,9 @@ pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 pub(crate) fn mget(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let count = ctx.args.len() - 1;
     ctx.reply().array(count);
+    if ctx.node.arena.is_some() {
+        return Ok(checked::mget(ctx));
+    }
     for index in 0..count {
         let Some(key) = ctx.args.bytes(index + 1) else {
             ctx.reply().null();
@@ -100,13 +107,18 @@ pub(crate) fn set(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         },
         ..Terms::default()
     };
-    let previous = if set.get { ctx.node.store.peek(ctx.now, set.key) } else { None };
+    let previous = match (set.get, &ctx.node.arena) {
+        (false, _) => None,
+        (true, None) => ctx.node.store.peek(ctx.now, set.key),
+        (true, Some(_)) => ctx.node.store.peek_checked(ctx.now, set.key),
+    };
     match write(ctx, set.key, value, &terms) {
         Ok(()) if !set.get => ctx.reply().ok(),
         Err(StoreError::Exists { .. } | StoreError::Condition) if !set.get => ctx.reply().null(),
         Ok(()) | Err(StoreError::Exists { .. } | StoreError::Condition) => match previous {
             None => ctx.reply().null(),
             Some(Found::Small(bytes)) => ctx.reply().bulk(&bytes),
+            Some(found) if ctx.node.arena.is_some() => return Ok(checked::previous(ctx, found)),
             Some(Found::Large(value)) => ctx.output.value(value),
         },
         Err(error) => return Err(refused(error)),
@@ -142,7 +154,7 @@ pub(crate) fn strlen(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 }
 
 /// The bytes `start..=end` of `len`, counted from the end where negative, as Redis cuts.
-fn range(start: i64, end: i64, len: usize) -> std::ops::Range<usize> {
+pub(crate) fn range(start: i64, end: i64, len: usize) -> std::ops::Range<usize> {
     let len_signed = i64::try_from(len).unwrap_or(i64::MAX);
     if start < 0 && end < 0 && start > end {
         return 0..0;
@@ -161,6 +173,9 @@ pub(crate) fn getrange(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let key = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
     let number = |index| ctx.args.bytes(index).and_then(parse_i64).ok_or_else(WireError::not_an_integer);
     let (start, end) = (number(2)?, number(3)?);
+    if ctx.node.arena.is_some() {
+        return checked::getrange(ctx, key, start, end);
+    }
     let output = &mut *ctx.output;
     let found = ctx
         .node

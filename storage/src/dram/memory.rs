@@ -153,7 +153,8 @@ unsafe impl StableMemory for PlainMemory {
 /// something keeps the slot from being reused: [`crate::ReadGuard`] is both.
 pub(crate) fn lend(span: &RawSpan) -> &[u8] {
     // SAFETY: the span keeps its memory mapped for the borrow; it is initialised; a published slot is not written again
-    // before its last user is gone, and clients map the segment read-only.
+    // before its last user is gone, and clients map the segment read-only. Where they map it writable, in the server's
+    // own domain of trust, the bytes are only passed to the kernel, which reads them as they are.
     unsafe { std::slice::from_raw_parts(span.as_ptr(), span.len()) }
 }
 

@@ -216,6 +216,7 @@ impl Store {
                 total.leases_expired += counters.leases_expired;
                 total.grants_expired += counters.grants_expired;
                 total.crc_refused += counters.crc_refused;
+                total.scribbled += counters.scribbled;
             });
         }
         sum

@@ -3,10 +3,11 @@
 use super::{Store, shard_number};
 use crate::dram::memory;
 use crate::dram::space::Space;
+use crate::entry::flag;
 use crate::error::StoreError;
 use crate::place::Place;
 use crate::shard::{HashedKey, Shard};
-use protocol::base::{ByteLen, Crc, Generation, Instant, LeaseId, Millis, RawSpan, SegmentId, SessionId};
+use protocol::base::{ByteLen, Crc, Generation, Instant, LeaseId, Millis, RawSpan, SegmentId, SessionId, copy_from};
 
 /// A large object's bytes, which stay where they are while this lives.
 #[derive(Debug)]
@@ -64,7 +65,8 @@ impl ReadGuard {
         &self.span
     }
 
-    /// The object's bytes, to be sent from where they lie. They do not change while this lives.
+    /// The object's bytes, to be sent from where they lie. They do not change while this lives, unless clients can write the
+    /// segment: then they may be handed to the kernel and must not be looked at here.
     pub fn bytes(&self) -> &[u8] {
         memory::lend(&self.span)
     }
@@ -87,6 +89,17 @@ impl ReadGuard {
     /// The payload's checksum, as published.
     pub fn crc(&self) -> Crc {
         self.crc
+    }
+
+    /// The bytes are not those that were published: no reader finds the object any more.
+    pub fn condemn(self) {
+        self.store.0.with(self.shard, |shard, space| {
+            // Somebody else may have removed it, or been first to see it.
+            if !shard.entries[self.index].has(flag::DOOMED) {
+                shard.counters.scribbled += 1;
+                shard.unlink(self.index, space);
+            }
+        });
     }
 }
 
@@ -154,6 +167,65 @@ impl Store {
     /// The object as it is, without a touch: what `SET … GET` answers.
     pub fn peek(&self, now: Instant, key: &[u8]) -> Option<Found> {
         self.find(now, key, None)
+    }
+
+    /// As [`Store::read`], where clients can write the segments: a small value is copied and checked, and one that is not
+    /// what was published is removed and missed. A large one is for the caller to copy and check, and to
+    /// [condemn](ReadGuard::condemn) if it must.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn read_checked(&self, now: Instant, key: &[u8], depth: Option<u32>) -> Result<Option<Found>, StoreError> {
+        let hashed = self.hash(key);
+        let shard_index = self.0.shard_of(hashed.hash);
+        self.0.with(shard_index, |shard, space| {
+            let found = match shard.find(now, hashed, space) {
+                Some(index) => {
+                    let stamp = shard.stamp_at(index, now, depth);
+                    shard.touch(index, stamp, space);
+                    self.found_checked(shard_index, shard, space, index)?
+                }
+                None => None,
+            };
+            match found {
+                Some(_) => shard.counters.hits += 1,
+                None => shard.counters.misses += 1,
+            }
+            Ok(found)
+        })
+    }
+
+    /// As [`Store::peek`], checked as [`Store::read_checked`] does.
+    pub fn peek_checked(&self, now: Instant, key: &[u8]) -> Option<Found> {
+        let hashed = self.hash(key);
+        let shard_index = self.0.shard_of(hashed.hash);
+        self.0.with(shard_index, |shard, space| {
+            let index = shard.find(now, hashed, space)?;
+            self.found_checked(shard_index, shard, space, index).ok().flatten()
+        })
+    }
+
+    fn found_checked(
+        &self,
+        shard_index: usize,
+        shard: &mut Shard,
+        space: &Space,
+        index: u32,
+    ) -> Result<Option<Found>, StoreError> {
+        let entry = &shard.entries[index];
+        let (place, crc) = (entry.place(), entry.crc);
+        if let Place::Extent { .. } = place {
+            let guard = self.guard(shard_index, shard, space, index).ok_or(StoreError::TooManyUsers)?;
+            return Ok(Some(Found::Large(guard)));
+        }
+        let span = space.span(shard.payload_of(index), u64::from(shard.entries[index].length));
+        let mut bytes = vec![0; span.len()];
+        if copy_from(&span, &mut bytes) == crc {
+            return Ok(Some(Found::Small(bytes)));
+        }
+        shard.counters.scribbled += 1;
+        shard.unlink(index, space);
+        Ok(None)
     }
 
     fn lease_in(

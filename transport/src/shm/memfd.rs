@@ -93,6 +93,15 @@ pub fn seal_segment(fd: impl AsFd) -> Result<(), ShmError> {
     rustix::fs::fcntl_add_seals(fd, seals).map_err(ShmError::os("seal a segment"))
 }
 
+/// The same for a segment that those who get the descriptor write, too: its length is fixed, and that is all.
+///
+/// # Errors
+/// As [`seal_segment`].
+pub fn seal_writable_segment(fd: impl AsFd) -> Result<(), ShmError> {
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(fd, seals).map_err(ShmError::os("seal a segment"))
+}
+
 /// Maps the first `len` bytes of a segment that another process made.
 ///
 /// # Errors
@@ -104,6 +113,18 @@ pub fn map_read_only(fd: impl AsFd, len: usize, populate: Populate) -> Result<Ma
         return Err(ShmError::Short { claimed: len as u64, actual });
     }
     map(fd, len, populate, false)
+}
+
+/// The same, for writing what was granted in a segment sealed by [`seal_writable_segment`].
+///
+/// # Errors
+/// As [`map_read_only`]; [`ShmError::Os`] with `EPERM` if the segment is sealed against it.
+pub fn map_writable(fd: impl AsFd, len: usize, populate: Populate) -> Result<Mapping, ShmError> {
+    let actual = sealed_len(&fd)?;
+    if len as u64 > actual {
+        return Err(ShmError::Short { claimed: len as u64, actual });
+    }
+    map(fd, len, populate, true)
 }
 
 /// The length of a memfd that cannot shrink.
@@ -161,10 +182,29 @@ mod tests {
         assert_eq!(copy_from(&peer.span(4096, 4096).expect("inside"), &mut seen), crc);
         assert!(seen == [7; 4096]);
 
-        assert!(map(&fd, 8192, Populate::Lazy, true).is_err(), "a second writable mapping");
+        let refused = map_writable(&fd, 8192, Populate::Lazy).expect_err("a second writable mapping");
+        assert!(
+            matches!(&refused, ShmError::Os { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied),
+            "{refused}"
+        );
         assert_eq!(rustix::io::pwrite(&fd, b"x", 0), Err(Errno::PERM));
         assert_eq!(rustix::fs::ftruncate(&fd, 4096), Err(Errno::PERM));
         assert_eq!(rustix::fs::ftruncate(&fd, 16384), Err(Errno::PERM));
+        assert!(seal_segment(&fd).is_err(), "sealed for good");
+    }
+
+    #[test]
+    fn a_writable_segment_is_written_by_all_who_map_it_and_keeps_its_length() {
+        let fd = create("segment", 8192).expect("made");
+        let own = Arc::new(map(&fd, 8192, Populate::Now, true).expect("mapped"));
+        seal_writable_segment(&fd).expect("sealed");
+        let peer = Arc::new(map_writable(&fd, 8192, Populate::Now).expect("mapped"));
+        let crc = copy_into(&[7; 4096], &peer.span(4096, 4096).expect("inside"));
+        let mut seen = [0; 4096];
+        assert_eq!(copy_from(&own.span(4096, 4096).expect("inside"), &mut seen), crc);
+        assert!(seen == [7; 4096]);
+        assert!(matches!(map_writable(&fd, 8193, Populate::Lazy), Err(ShmError::Short { .. })));
+        assert_eq!(rustix::fs::ftruncate(&fd, 4096), Err(Errno::PERM));
         assert!(seal_segment(&fd).is_err(), "sealed for good");
     }
 

@@ -51,6 +51,11 @@ impl Client {
         self.session.as_ref().map(Session::transport)
     }
 
+    /// Whether an object of `len` bytes is better written where it was granted than gathered in own memory first.
+    pub(crate) fn writes_in_place(&self, len: usize) -> bool {
+        self.session.as_ref().is_some_and(|session| session.writes_in_place(len))
+    }
+
     /// Connections made so far: it rises with each reconnect.
     pub fn connections(&self) -> u64 {
         self.sessions

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use transport::shm::{BlockingRing, ClientBuffer, Populate, RingFds, SpinBudget, map_read_only};
+use transport::shm::{BlockingRing, ClientBuffer, Populate, RingFds, SpinBudget, map_read_only, map_writable};
 use transport::tcp::BulkPool;
 use transport::tcp::frame::Token;
 
@@ -189,7 +189,7 @@ fn attach_shm(
         return Err(no_shm(error.to_string()));
     }
     let attached = read_attached(&mut walk);
-    let lens = attached.map_err(|what| crate::link::unexpected(socket.address(), what))?;
+    let Attached { lens, in_place } = attached.map_err(|what| crate::link::unexpected(socket.address(), what))?;
     let ring_at = lens.len();
     if fds.len() != ring_at + RingFds::COUNT {
         let what = format!("{} segments and {} descriptors", ring_at, fds.len());
@@ -198,7 +198,8 @@ fn attach_shm(
     let mut fds = fds.into_iter();
     let mut segments = Vec::with_capacity(ring_at);
     for (fd, len) in fds.by_ref().take(ring_at).zip(lens) {
-        segments.push(Arc::new(map_read_only(&fd, len, Populate::Lazy)?));
+        let map = if in_place { map_writable } else { map_read_only };
+        segments.push(Arc::new(map(&fd, len, Populate::Lazy)?));
     }
     let ring: Vec<OwnedFd> = fds.collect();
     let ring: [OwnedFd; RingFds::COUNT] = ring.try_into().map_err(|_| no_shm("no ring came"))?;
@@ -206,14 +207,29 @@ fn attach_shm(
     let ring = BlockingRing::open(RingFds::from(ring), stream, SpinBudget::new(options.spin))
         .map_err(|error| ClientError::ring(socket.address(), deadline.span, error))?;
     let control = Link::new(Wire::Ring(Box::new(ring)), Arc::clone(socket.address()), options.reply_len_max);
-    Ok(Session { number: 0, control, socket: Some(socket), bulk: Bulk::Shm { segments }, releases: Vec::new() })
+    Ok(Session {
+        number: 0,
+        control,
+        socket: Some(socket),
+        bulk: Bulk::Shm { segments, in_place },
+        releases: Vec::new(),
+    })
 }
 
-/// The lengths of the segments, in the order of their descriptors.
-fn read_attached(walk: &mut Walk<'_>) -> Result<Vec<usize>, Unexpected> {
-    let mut lens = Vec::new();
+/// What `ATTACH SHM` answers, as far as it matters here.
+#[derive(Debug, Default)]
+struct Attached {
+    /// The lengths of the segments, in the order of their descriptors.
+    lens: Vec<usize>,
+    /// Whether what is granted is written into the segments.
+    in_place: bool,
+}
+
+fn read_attached(walk: &mut Walk<'_>) -> Result<Attached, Unexpected> {
+    let mut attached = Attached::default();
     for _ in 0..walk.map()? {
         match walk.bytes()? {
+            b"mode" => attached.in_place = walk.bytes()? == b"arena",
             b"segments" => {
                 for at in 0..walk.array()? {
                     let (mut fd, mut len) = (None, None);
@@ -227,13 +243,13 @@ fn read_attached(walk: &mut Walk<'_>) -> Result<Vec<usize>, Unexpected> {
                     if fd != Some(at as u64) {
                         return Err(Unexpected("segments in the order of their descriptors"));
                     }
-                    lens.push(len.ok_or(Unexpected("a segment's length"))?);
+                    attached.lens.push(len.ok_or(Unexpected("a segment's length"))?);
                 }
             }
             _ => walk.skip()?,
         }
     }
-    Ok(lens)
+    Ok(attached)
 }
 
 fn attach_tcp(options: &Options, link: &mut Link, node: &Node, deadline: Deadline) -> Result<BulkPool, ClientError> {

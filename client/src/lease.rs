@@ -7,10 +7,12 @@ use crate::scan::{Unexpected, Walk};
 use crate::session::{Bulk, Session};
 use crate::verified::{Promise, Proof, Verified};
 use crate::{Client, ClientError, clock};
-use protocol::base::{Crc, Generation, Instant, LeaseId, Millis, Via, copy_from};
+use protocol::base::{Crc, Generation, Instant, LeaseId, Millis, RawSpan, Via, copy_from};
 use protocol::command as wire;
 use protocol::command::ViaChoice;
+use std::sync::Arc;
 use std::time::Duration;
+use transport::shm::Mapping;
 
 /// What one lease says, as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +24,7 @@ pub(crate) struct Leased {
 
 /// Where the bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-struct Place {
+pub(crate) struct Place {
     /// For shared memory: which of the session's segments.
     fd: Option<usize>,
     offset: usize,
@@ -40,14 +42,7 @@ impl Leased {
                 b"length" => length = Some(walk.unsigned()?),
                 b"crc" => crc = Crc::parse(walk.bytes()?).ok(),
                 b"deadline-ms" => span = Some(Millis(walk.unsigned()?)),
-                b"locators" => {
-                    for at in 0..walk.array()? {
-                        let read = Place::read(walk)?;
-                        if at == 0 {
-                            place = read;
-                        }
-                    }
-                }
+                b"locators" => place = Place::first(walk)?,
                 _ => walk.skip()?,
             }
         }
@@ -59,6 +54,23 @@ impl Leased {
 }
 
 impl Place {
+    /// The first of an array of locators.
+    pub(crate) fn first(walk: &mut Walk<'_>) -> Result<Self, Unexpected> {
+        let mut place = Self::default();
+        for at in 0..walk.array()? {
+            let read = Self::read(walk)?;
+            if at == 0 {
+                place = read;
+            }
+        }
+        Ok(place)
+    }
+
+    /// The memory there; `None` if that is outside the segments.
+    pub(crate) fn span(self, segments: &[Arc<Mapping>], len: usize) -> Option<RawSpan> {
+        segments.get(self.fd?)?.span(self.offset, len)
+    }
+
     fn read(walk: &mut Walk<'_>) -> Result<Self, Unexpected> {
         let too_far = |_| Unexpected("an offset that fits this machine");
         let mut place = Self::default();
@@ -235,8 +247,8 @@ pub(crate) fn read_leased(
     let promise = &leased.promise;
     let into = room(promise.length, buffer)?;
     match &mut session.bulk {
-        Bulk::Shm { segments } => {
-            let span = leased.place.fd.and_then(|fd| segments.get(fd)?.span(leased.place.offset, into.len()));
+        Bulk::Shm { segments, .. } => {
+            let span = leased.place.span(segments, into.len());
             let span = span.ok_or_else(|| session.control.protocol_error("a locator outside the segments".into()))?;
             let crc = copy_from(&span, into);
             promise.prove(crc, promise.generation)

@@ -2,7 +2,7 @@
 
 use crate::call::Repeat;
 use crate::inband;
-use crate::lease::{check_session, millis, via};
+use crate::lease::{Place, check_session, millis, via};
 use crate::link::Deadline;
 use crate::region::{Kind, Region};
 use crate::scan::{Unexpected, Walk};
@@ -10,7 +10,7 @@ use crate::session::{Bulk, Session};
 use crate::verified::Promise;
 use crate::{Client, ClientError, clock};
 use bytes::BytesMut;
-use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, Millis};
+use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, Millis, copy_into};
 use protocol::command as wire;
 use protocol::command::{ShmSource, ViaChoice};
 use std::time::Duration;
@@ -124,35 +124,42 @@ pub(crate) struct Granted {
     pub(crate) id: GrantId,
     generation: Generation,
     until: Instant,
+    place: Place,
 }
 
 impl Granted {
     pub(crate) fn read(walk: &mut Walk<'_>, asked: Instant) -> Result<Self, Unexpected> {
         let (mut id, mut generation, mut span) = (None, None, None);
+        let mut place = Place::default();
         for _ in 0..walk.map()? {
             match walk.bytes()? {
                 b"grant" => id = GrantId::parse(walk.bytes()?).ok(),
                 b"generation" => generation = Some(Generation(walk.unsigned()?)),
                 b"deadline-ms" => span = Some(Millis(walk.unsigned()?)),
+                b"locators" => place = Place::first(walk)?,
                 _ => walk.skip()?,
             }
         }
         let ((id, generation), span) = id.zip(generation).zip(span).ok_or(Unexpected("a grant"))?;
-        Ok(Self { id, generation, until: Promise::end(asked, span) })
+        Ok(Self { id, generation, until: Promise::end(asked, span), place })
     }
 }
 
 impl Client {
     /// Writes an object and publishes it.
     ///
-    /// By shared memory that is one copy here, one at the server, and one exchange; by bulk TCP three exchanges; else a
-    /// `SET`. An object longer than the client's own memory goes in-band.
+    /// By shared memory that is one copy here, one at the server, and one exchange; or, where the server lets its clients
+    /// write in place, one copy and two exchanges from 64 KiB on. By bulk TCP three exchanges; else a `SET`. An object
+    /// longer than the client's own memory goes in-band, unless it is written in place.
     ///
     /// # Errors
     /// [`ClientError`]; `EXISTS` if there is one and `replace` was not asked for, `OOM` or `QUOTA` if there is no room.
     pub fn put(&mut self, key: &[u8], bytes: &[u8], options: &PutOptions<'_>) -> Result<Committed, ClientError> {
-        let region = self.take_filled(bytes);
+        let region = if self.writes_in_place(bytes.len()) { None } else { self.take_filled(bytes) };
         self.call(options.repeat(), |session, deadline| match (&session.bulk, &region) {
+            (Bulk::Shm { .. }, _) if session.writes_in_place(bytes.len()) => {
+                put_in_place(session, key, bytes, options, deadline)
+            }
             (Bulk::Shm { .. }, Some((region, crc))) => {
                 let put = shm_put(key, region, bytes.len(), *crc, options);
                 session.exchange(|out| put.encode(out), deadline, Committed::read)
@@ -210,7 +217,7 @@ impl Client {
             let asked = clock::now();
             let put = wire::Put { key, len: ByteLen(len), options: options.wire(via(session)), write: None };
             let granted = session.exchange(|out| put.encode(out), deadline, |walk| Granted::read(walk, asked))?;
-            let Granted { id, generation, until } = granted;
+            let Granted { id, generation, until, .. } = granted;
             Ok(Grant { id, generation, len, until, session: session.number, region })
         })
     }
@@ -287,6 +294,29 @@ pub(crate) fn shm_put<'a>(
 ) -> wire::Put<'a> {
     let via = ViaChoice::Only(protocol::base::Via::Shm);
     wire::Put { key, len: ByteLen(len as u64), options: options.wire(via), write: Some((crc, source(region))) }
+}
+
+/// Reserve, write into the segment, commit: the server copies nothing.
+fn put_in_place(
+    session: &mut Session,
+    key: &[u8],
+    bytes: &[u8],
+    options: &PutOptions<'_>,
+    deadline: Deadline,
+) -> Result<Committed, ClientError> {
+    let asked = clock::now();
+    let put = wire::Put { key, len: ByteLen(bytes.len() as u64), options: options.wire(via(session)), write: None };
+    let granted = session.exchange(|out| put.encode(out), deadline, |walk| Granted::read(walk, asked))?;
+    let Bulk::Shm { segments, .. } = &session.bulk else { return Err(ClientError::Unsupported("shared memory")) };
+    let span = granted.place.span(segments, bytes.len());
+    let span = span.ok_or_else(|| session.control.protocol_error("a locator outside the segments".into()))?;
+    if clock::now() >= granted.until {
+        // Somebody else's bytes may lie there by now.
+        return Err(ClientError::Stale("the grant ended before anything was written"));
+    }
+    let crc = copy_into(bytes, &span);
+    let commit = wire::Commit { grant: granted.id, crc, bytes: None, from: None };
+    session.exchange(|out| commit.encode(out), deadline, Committed::read)
 }
 
 /// Reserve, write, commit.

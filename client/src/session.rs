@@ -13,6 +13,10 @@ use std::sync::Arc;
 use transport::shm::Mapping;
 use transport::tcp::BulkPool;
 
+/// From this length on an object is written in place, where the server lets its clients: a shorter one is copied sooner than
+/// a second exchange is over.
+const IN_PLACE_LEN_MIN: usize = 64 << 10;
+
 /// How bulk bytes travel on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -31,6 +35,8 @@ pub(crate) enum Bulk {
     /// The server's segments, by the number that locators give for `fd`.
     Shm {
         segments: Vec<Arc<Mapping>>,
+        /// Arena mode: the segments are mapped writable, and what was granted is written there.
+        in_place: bool,
     },
     Tcp(BulkPool),
 }
@@ -56,6 +62,11 @@ impl Session {
             Bulk::Shm { .. } => Transport::Shm,
             Bulk::Tcp(_) => Transport::Tcp,
         }
+    }
+
+    /// Whether an object of `len` bytes is better written where it was granted than gathered in own memory first.
+    pub(crate) fn writes_in_place(&self, len: usize) -> bool {
+        matches!(self.bulk, Bulk::Shm { in_place: true, .. }) && len >= IN_PLACE_LEN_MIN
     }
 
     /// Where in-band values go.

@@ -151,13 +151,18 @@ impl Bulk {
                     match held {
                         Ok(value) => {
                             let end = offset.checked_add(length).and_then(|end| usize::try_from(end).ok());
-                            let bytes = usize::try_from(offset).ok().zip(end).and_then(|(from, to)| value.bytes().get(from..to));
+                            let bytes = usize::try_from(offset)
+                                .ok()
+                                .zip(end)
+                                .and_then(|(from, to)| value.bytes().get(from..to));
                             match bytes {
                                 Some(bytes) => {
                                     let answer = header.reading(value.generation(), length, value.crc());
                                     self.send(answer, bytes).await?;
                                 }
-                                None => respond(&mut self.socket, header.refused(Status::TooBig), self.patience).await?,
+                                None => {
+                                    respond(&mut self.socket, header.refused(Status::TooBig), self.patience).await?
+                                }
                             }
                         }
                         Err(error) => {

@@ -14,7 +14,7 @@ pub(crate) mod output;
 pub(crate) mod ring;
 pub(crate) mod stream;
 
-use crate::dispatch::{self, Ctx, Flow};
+use crate::dispatch::{self, Answer, Ctx, Flow};
 use crate::error::refused;
 use crate::session::Session;
 use crate::stats::bump;
@@ -60,9 +60,13 @@ enum Next {
     /// Send first, then go on with what the buffer holds.
     Flush,
     /// Receive argument `arg` of `len` bytes, which begins at `at` of the buffer.
-    Receive { arg: usize, len: u64, at: usize },
+    Receive {
+        arg: usize,
+        len: u64,
+        at: usize,
+    },
     /// Something that takes time.
-    Wait(dispatch::Job),
+    Wait(dispatch::Job, Answer),
     Close,
 }
 
@@ -200,10 +204,13 @@ impl Conn {
                     self.receive(arg, len, at).await?;
                     self.state.run_buffer(&mut self.stream)
                 }
-                Next::Wait(job) => {
+                Next::Wait(job, answer) => {
                     let State { session, output, .. } = &mut self.state;
+                    let mark = output.mark();
                     job.run(session, output).await;
-                    self.state.bulky = true;
+                    if answer == Answer::Unwanted {
+                        output.forget(mark);
+                    }
                     self.state.run_buffer(&mut self.stream)
                 }
                 Next::Close => {
@@ -371,7 +378,7 @@ impl State {
             match self.framer.poll(&bytes[start..]) {
                 Ok(Step::Incomplete) => break Next::Read,
                 Ok(Step::Command { consumed }) => {
-                    let flow = dispatch::execute(Ctx {
+                    let (flow, answer) = dispatch::execute(Ctx {
                         node: &node,
                         session: &mut self.session,
                         output: &mut self.output,
@@ -393,7 +400,7 @@ impl State {
                         Flow::Go if self.output.pending() >= pause => break Next::Flush,
                         Flow::Go => {}
                         Flow::Relimit => self.framer.set_limits(limits(&self.session)),
-                        Flow::Wait(job) => break Next::Wait(job),
+                        Flow::Wait(job) => break Next::Wait(job, answer),
                         Flow::Close => break Next::Close,
                     }
                 }
@@ -416,7 +423,8 @@ impl State {
             self.account_time(stats, now, commands);
         }
         // Inside a request its bytes must keep coming; between requests there is all the time in the world.
-        let inside = matches!(next, Next::Receive { .. }) || (matches!(next, Next::Read) && self.framer.is_mid_command());
+        let inside =
+            matches!(next, Next::Receive { .. }) || (matches!(next, Next::Read) && self.framer.is_mid_command());
         let inside = inside || (matches!(next, Next::Read) && start < bytes.len());
         self.session.client.progress_ms.store(if inside { now_ms.max(1) } else { 0 }, Ordering::Relaxed);
         (start, next)

@@ -63,14 +63,22 @@ pub(crate) enum Flow {
     Close,
 }
 
+/// Whether the client wants to hear of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Wanted,
+    Unwanted,
+}
+
 /// Whether argument `arg` of the command being read is a value that has a slot to go to.
 pub(crate) fn streams(args: Args<'_>, arg: usize) -> bool {
     args.bytes(0).and_then(command::lookup).is_some_and(|spec| spec.values.contains(arg))
 }
 
-/// Runs one command.
-pub(crate) fn execute(mut ctx: Ctx<'_>) -> Flow {
-    let Some(name) = ctx.args.bytes(0) else { return Flow::Go };
+/// Runs one command. Whether it is answered at all is up to the client (`CLIENT REPLY`): a job's reply is told apart by the
+/// second value.
+pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
+    let Some(name) = ctx.args.bytes(0) else { return (Flow::Go, Answer::Wanted) };
     let mode = ctx.session.reply_mode;
     let mark = ctx.output.mark();
     let flow = match command::lookup(name) {
@@ -83,18 +91,21 @@ pub(crate) fn execute(mut ctx: Ctx<'_>) -> Flow {
         }
     };
     // The mode before the command counts, so that `CLIENT REPLY SKIP` skips the next and `ON` is answered.
-    match mode {
-        ReplyMode::On => {}
-        ReplyMode::Off if ctx.session.reply_mode == ReplyMode::On => {}
-        ReplyMode::Off => ctx.output.forget(mark),
+    let answer = match mode {
+        ReplyMode::On => Answer::Wanted,
+        ReplyMode::Off if ctx.session.reply_mode == ReplyMode::On => Answer::Wanted,
+        ReplyMode::Off => Answer::Unwanted,
         ReplyMode::SkipNext => {
-            ctx.output.forget(mark);
             if ctx.session.reply_mode == ReplyMode::SkipNext {
                 ctx.session.reply_mode = ReplyMode::On;
             }
+            Answer::Unwanted
         }
+    };
+    if answer == Answer::Unwanted {
+        ctx.output.forget(mark);
     }
-    flow
+    (flow, answer)
 }
 
 fn no_auth() -> WireError {

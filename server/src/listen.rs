@@ -48,7 +48,8 @@ fn bind_unix(path: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
         }
         std::fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))?;
     }
-    let listener = std::os::unix::net::UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    let listener =
+        std::os::unix::net::UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("restrict {}", path.display()))?;
     listener.set_nonblocking(true).context("listen on the Unix socket")?;
@@ -60,7 +61,10 @@ impl Listeners {
     pub(crate) fn bind(node: &Node) -> anyhow::Result<Self> {
         let config = node.config.read();
         let resp = bind(config.listen).with_context(|| {
-            format!("listen on {}: is another server there? (`--port` or `listen` choose another address)", config.listen)
+            format!(
+                "listen on {}: is another server there? (`--port` or `listen` choose another address)",
+                config.listen
+            )
         })?;
         let resp_addr = resp.local_addr().context("own address")?;
         let bulk = config
@@ -108,7 +112,10 @@ async fn accept_resp(node: &Arc<Node>, listener: TcpListener) {
                 let laddr = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
                 let fd = socket.as_raw_fd();
                 tune(&socket, node);
-                if node.config.read().protected_mode && !peer.ip().is_loopback() && !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed) {
+                if node.config.read().protected_mode
+                    && !peer.ip().is_loopback()
+                    && !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed)
+                {
                     refuse(socket, b"-DENIED this server is in protected mode: set `requirepass`, or connect from the same host, or set `protected-mode = false` if every client is trusted\r\n");
                     continue;
                 }
@@ -157,7 +164,9 @@ fn tune(socket: &TcpStream, node: &Node) {
     let _ = socket.set_nodelay(true);
     let seconds = node.config.read().tcp_keepalive.0;
     if seconds > 0 {
-        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(seconds)).with_interval(Duration::from_secs(seconds.div_ceil(3)));
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(seconds))
+            .with_interval(Duration::from_secs(seconds.div_ceil(3)));
         let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
     }
 }

@@ -87,7 +87,10 @@ impl Node {
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         if segments.len() > transport::shm::fds::FDS_PER_MESSAGE_MAX - 8 {
-            tracing::warn!("{} segments are too many to pass to shared-memory clients: raise segment-len", segments.len());
+            tracing::warn!(
+                "{} segments are too many to pass to shared-memory clients: raise segment-len",
+                segments.len()
+            );
         }
         for segment in &segments {
             // Clients get these descriptors: from here on nobody can change their length nor, in copy mode, map them writable.
@@ -120,7 +123,12 @@ impl Node {
         };
         let memories = segments.iter().map(|segment| Arc::clone(segment) as Arc<dyn StableMemory>).collect();
         let store = Store::new(store_config, memories);
-        let id = NodeId(format!("{:016x}{:016x}{:08x}", rand::random::<u64>(), rand::random::<u64>(), rand::random::<u32>()));
+        let id = NodeId(format!(
+            "{:016x}{:016x}{:08x}",
+            rand::random::<u64>(),
+            rand::random::<u64>(),
+            rand::random::<u32>()
+        ));
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let hot = Hot {
             output_pause: AtomicU64::new(config.output_pause_len.get()),

@@ -34,7 +34,8 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     let _pid_file = PidFile::write(&node)?;
     let prefault = start_prefault(&node)?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
     let served = runtime.block_on(async {
         let upkeep = tokio::spawn(upkeep(Arc::clone(&node)));
         let signals = tokio::spawn(watch_signals(Arc::clone(&node)));
@@ -76,7 +77,10 @@ fn announce(node: &Node) {
     if let Some(path) = &addresses.unix {
         tracing::info!("shared memory and RESP on {}", path.display());
     }
-    if addresses.resp.is_some_and(|addr| !addr.ip().is_loopback()) && config.requirepass.is_empty() && !config.protected_mode {
+    if addresses.resp.is_some_and(|addr| !addr.ip().is_loopback())
+        && config.requirepass.is_empty()
+        && !config.protected_mode
+    {
         tracing::warn!("anybody who reaches this address can read and write everything: set `requirepass`");
     }
 }
@@ -169,7 +173,8 @@ impl PidFile {
     fn write(node: &Node) -> anyhow::Result<Self> {
         let path = node.config.read().pid_file.clone();
         if let Some(path) = &path {
-            std::fs::write(path, format!("{}\n", std::process::id())).with_context(|| format!("write {}", path.display()))?;
+            std::fs::write(path, format!("{}\n", std::process::id()))
+                .with_context(|| format!("write {}", path.display()))?;
         }
         Ok(Self(path))
     }

@@ -53,8 +53,8 @@ pub(crate) struct Entry {
     pub(crate) list: u8,
     /// Hits up to 255, for `OBJECT FREQ`.
     pub(crate) hits: u8,
-    /// Whether another object named it as its parent.
-    pub(crate) continued: bool,
+    /// Whether it is the last block of its chain: it has a parent, and no other object named it as its own.
+    pub(crate) leaf: bool,
 }
 
 const _: () = assert!(size_of::<Entry>() == 56, "the index' memory is a promise");
@@ -84,7 +84,7 @@ impl Entry {
             flags: flag::IN_USE,
             list: 0,
             hits: 0,
-            continued: false,
+            leaf: false,
         }
     }
 
@@ -94,9 +94,9 @@ impl Entry {
 
     /// The list of an object that nothing spares.
     pub(crate) fn class(&self) -> List {
-        match (self.hits, self.continued) {
-            (0, false) => List::Leaf,
-            (0, true) => List::Fresh,
+        match (self.hits, self.leaf) {
+            (0, true) => List::Leaf,
+            (0, false) => List::Fresh,
             _ => List::Hit,
         }
     }

@@ -47,9 +47,9 @@ impl Stamp {
 /// Which list: its number goes into [`crate::entry::Entry::list`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum List {
-    /// Never read since it was written, and continued by nothing: most such blocks are never asked for again.
+    /// The last block of a chain, never read since it was written: most such blocks are never asked for again.
     Leaf = 0,
-    /// Never read, but something continues it.
+    /// Never read, but something continues it, or it is in no chain.
     Fresh = 1,
     /// Read since it was written.
     Hit = 2,

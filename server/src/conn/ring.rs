@@ -27,7 +27,10 @@ const LUCK_MAX: i8 = 8;
 
 impl RingStream {
     pub(crate) fn new(end: RingEnd, event: OwnedFd, spin: Duration) -> io::Result<Self> {
-        #[expect(deprecated, reason = "an OwnedFd names the same descriptor for its whole life; `register` would need unsafe")]
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd names the same descriptor for its whole life; `register` would need unsafe"
+        )]
         let event = AsyncFd::new(event)?;
         Ok(Self { end, event, spin, spinning: None, luck: LUCK_MAX })
     }

@@ -54,7 +54,10 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
         return Err(WireError::new(ErrorWord::Denied, "shared memory is for processes of the server's own user"));
     }
     if arrived.len() != count {
-        return Err(WireError::new(ErrorWord::Denied, format!("BUFFERS {count}, but {} descriptors came with it", arrived.len())));
+        return Err(WireError::new(
+            ErrorWord::Denied,
+            format!("BUFFERS {count}, but {} descriptors came with it", arrived.len()),
+        ));
     }
     let mut buffers = Vec::with_capacity(count);
     let mut left = quota;
@@ -93,7 +96,13 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
     ctx.session.bond.attach_shm(buffers);
     ctx.session.bond.lend();
     let info = &ctx.session.client;
-    let client = ClientInfo::new(ctx.node.clients.take_id(), format!("ring:{}", info.id), info.laddr.clone(), -1, ctx.now.0 / 1_000_000);
+    let client = ClientInfo::new(
+        ctx.node.clients.take_id(),
+        format!("ring:{}", info.id),
+        info.laddr.clone(),
+        -1,
+        ctx.now.0 / 1_000_000,
+    );
     ctx.node.clients.insert(Arc::clone(&client));
     let session = Session {
         node: Arc::clone(ctx.node),

@@ -25,7 +25,9 @@ pub(crate) fn choose(ctx: &Ctx<'_>, via: ViaChoice) -> Result<Via, WireError> {
             Err(WireError::new(ErrorWord::NoTransport, "no shared-memory session: ATTACH SHM on the Unix socket first"))
         }
         ViaChoice::Only(Via::Tcp) if ctx.node.addresses().bulk.is_some() => Ok(Via::Tcp),
-        ViaChoice::Only(Via::Tcp) => Err(WireError::new(ErrorWord::NoTransport, "bulk TCP is turned off (`bulk-listen`)")),
+        ViaChoice::Only(Via::Tcp) => {
+            Err(WireError::new(ErrorWord::NoTransport, "bulk TCP is turned off (`bulk-listen`)"))
+        }
         ViaChoice::Only(Via::Rdma) => Err(WireError::new(ErrorWord::NoTransport, "this node has no RDMA")),
     }
 }
@@ -96,7 +98,8 @@ pub(crate) fn write_locator(reply: &mut Writer<'_>, locator: &Locator) {
 
 fn write_grant(ctx: &mut Ctx<'_>, via: Via, granted: &Granted) {
     let span = Millis(granted.deadline.left_at(ctx.now).0);
-    let locator = locator(ctx, via, granted.segment, granted.offset, granted.length, via == Via::Shm && ctx.node.arena.is_none());
+    let locator =
+        locator(ctx, via, granted.segment, granted.offset, granted.length, via == Via::Shm && ctx.node.arena.is_none());
     let mut reply = ctx.reply();
     reply.map(4);
     reply.field("grant").bulk_display(granted.grant);
@@ -106,7 +109,14 @@ fn write_grant(ctx: &mut Ctx<'_>, via: Via, granted: &Granted) {
     write_locator(&mut reply, &locator);
 }
 
-pub(crate) fn locator(ctx: &Ctx<'_>, via: Via, segment: SegmentId, offset: u64, length: u64, own_memory: bool) -> Locator {
+pub(crate) fn locator(
+    ctx: &Ctx<'_>,
+    via: Via,
+    segment: SegmentId,
+    offset: u64,
+    length: u64,
+    own_memory: bool,
+) -> Locator {
     ctx.node.locator(via, segment, offset, length, own_memory)
 }
 
@@ -166,11 +176,7 @@ fn believable(ctx: &Ctx<'_>, mut guard: SealGuard) -> Result<SealGuard, WireErro
 /// What a commit has to do, or its remembered answer.
 fn begin(ctx: &mut Ctx<'_>, commit: &Commit) -> Result<Result<Sealing, Committed>, WireError> {
     let session = ctx.session.bond.id;
-    let seal = ctx
-        .node
-        .store
-        .seal(ctx.now, commit.grant, session, commit.bytes.map(ByteLen::get))
-        .map_err(refused)?;
+    let seal = ctx.node.store.seal(ctx.now, commit.grant, session, commit.bytes.map(ByteLen::get)).map_err(refused)?;
     let guard = match seal {
         Seal::Done(committed) => return Ok(Err(committed)),
         Seal::Begun(guard) => guard,
@@ -190,7 +196,9 @@ pub(crate) fn commit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let commit = Commit::parse(&ctx.args)?;
     let committed = match begin(ctx, &commit)? {
         Err(committed) => committed,
-        Ok(sealing) if sealing.guard.span().len() > PIECE_LEN_MAX => return Ok(Flow::Wait(Job::Seal(Box::new(sealing)))),
+        Ok(sealing) if sealing.guard.span().len() > PIECE_LEN_MAX => {
+            return Ok(Flow::Wait(Job::Seal(Box::new(sealing))));
+        }
         Ok(sealing) => sealing.seal_now(ctx.now).map_err(refused)?,
     };
     write_committed(&mut ctx.reply(), &committed);

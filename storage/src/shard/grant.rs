@@ -475,6 +475,7 @@ impl Shard {
             length: u32::try_from(slot.length).expect("objects are shorter than a segment"),
             crc,
             stamp,
+            leaf: parent.is_some(),
         };
         let index = self.insert(key, fresh, space);
         slot.account.discharge(slot.charge);

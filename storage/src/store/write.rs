@@ -395,6 +395,7 @@ impl Store {
                     length: u32::try_from(value.len()).expect("small"),
                     crc,
                     stamp: Stamp::new(now, 0),
+                    leaf: false,
                 };
                 let index = shard.insert(hashed, fresh, space);
                 if expires.is_some() {

@@ -1,8 +1,16 @@
-//! What tests of more than one crate share: the real server, a bare RESP connection, and other people's programs.
+//! What tests of more than one crate share: the real server, bare connections of every kind, other people's programs, and
+//! campaigns of faults.
 
+pub mod bulk;
+pub mod campaign;
+pub mod info;
+pub mod payload;
 pub mod peer;
+pub mod raw;
 pub mod server;
+pub mod shm;
 pub mod wire;
 
+pub use raw::{Raw, Value};
 pub use server::Server;
 pub use wire::Wire;

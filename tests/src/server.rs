@@ -38,9 +38,10 @@ pub fn binary() -> &'static Path {
         if let Some(path) = env::var_os("MOONCAKE_SERVER") {
             return PathBuf::from(path);
         }
-        // `target/PROFILE/deps/test-0123`
+        // `target/PROFILE/deps/test-0123`, or `target/PROFILE/program`.
         let own = env::current_exe().expect("a test knows its own path");
-        let profile_dir = own.ancestors().nth(2).expect("tests lie two directories below the target directory");
+        let dir = own.parent().expect("a program lies in a directory");
+        let profile_dir = if dir.ends_with("deps") { dir.parent().expect("a profile's") } else { dir };
         let profile = match profile_dir.file_name().and_then(OsStr::to_str).expect("profiles have plain names") {
             "debug" => "dev",
             name => name,

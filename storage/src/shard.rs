@@ -61,7 +61,7 @@ pub struct Counters {
     pub grants_expired: u64,
     /// Payloads refused for their checksum.
     pub crc_refused: u64,
-    /// Objects removed because their bytes were not those published any more.
+    /// Reads that found other bytes than were published, and removed the object.
     pub scribbled: u64,
 }
 

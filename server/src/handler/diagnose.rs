@@ -304,15 +304,16 @@ fn descriptors(v: &Vitals) -> Option<Finding> {
 }
 
 fn payloads(v: &Vitals) -> Option<Finding> {
-    let Counters { crc_refused, grants_expired, .. } = v.counters;
-    if crc_refused == 0 && grants_expired == 0 && v.timed_out == 0 {
+    let Counters { crc_refused, scribbled, grants_expired, .. } = v.counters;
+    if crc_refused == 0 && scribbled == 0 && grants_expired == 0 && v.timed_out == 0 {
         return None;
     }
     found(
-        if crc_refused > 0 { Severity::Warning } else { Severity::Note },
+        if crc_refused > 0 || scribbled > 0 { Severity::Warning } else { Severity::Note },
         "writers",
         format!(
-            "{crc_refused} payloads had a wrong checksum, {grants_expired} grants ran out uncommitted, \
+            "{crc_refused} payloads had a wrong checksum, {scribbled} objects were written over after COMMIT, \
+             {grants_expired} grants ran out uncommitted, \
              {} connections were closed because they stood still.",
             v.timed_out
         ),

@@ -94,9 +94,9 @@ impl ReadGuard {
     /// The bytes are not those that were published: no reader finds the object any more.
     pub fn condemn(self) {
         self.store.0.with(self.shard, |shard, space| {
+            shard.counters.scribbled += 1;
             // Somebody else may have removed it, or been first to see it.
             if !shard.entries[self.index].has(flag::DOOMED) {
-                shard.counters.scribbled += 1;
                 shard.unlink(self.index, space);
             }
         });

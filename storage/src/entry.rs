@@ -1,10 +1,11 @@
-//! What the index keeps of one object: 56 bytes, in chunks that never move.
+//! What the index keeps of one object: one cache line, at a place that does not change.
 //!
-//! Rare facts (expiry, pins, soft pins, graces) live in side tables of the shard and are flagged here.
+//! Rare facts (pins, soft pins, graces) live in side tables of the shard and are flagged here.
 
+use crate::dram::arena::Arena;
 use crate::lru::List;
 use crate::place::Place;
-use protocol::base::{Crc, Generation};
+use protocol::base::{Crc, Generation, Instant};
 
 /// No entry.
 pub(crate) const NIL: u32 = u32::MAX;
@@ -13,7 +14,7 @@ pub(crate) const NIL: u32 = u32::MAX;
 pub(crate) mod flag {
     /// Unlinked from the index; goes when its last user does.
     pub(crate) const DOOMED: u8 = 1;
-    /// Has an expiry in the side table.
+    /// Expires, and is in the queue for it.
     pub(crate) const EXPIRES: u8 = 2;
     /// Has pins in the side table; in no LRU list.
     pub(crate) const PINNED: u8 = 4;
@@ -31,8 +32,11 @@ pub(crate) mod flag {
 
 /// One object, live or doomed.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(crate) struct Entry {
     pub(crate) generation: Generation,
+    /// When it expires, if its flag says that it does.
+    pub(crate) expires: Instant,
     /// When it was last touched and how deep in its chain it lies; see [`crate::lru::Stamp`].
     pub(crate) stamp: u64,
     place: u64,
@@ -57,7 +61,7 @@ pub(crate) struct Entry {
     pub(crate) leaf: bool,
 }
 
-const _: () = assert!(size_of::<Entry>() == 56, "the index' memory is a promise");
+const _: () = assert!(size_of::<Entry>() == 64, "the index' memory is a promise");
 
 impl Entry {
     pub(crate) fn new(
@@ -71,6 +75,7 @@ impl Entry {
     ) -> Self {
         Self {
             generation,
+            expires: Instant(0),
             stamp,
             place: place.pack(),
             hash,
@@ -106,40 +111,29 @@ impl Entry {
     }
 }
 
-const CHUNK: usize = 1024;
-
 /// All entries of a shard. An index stays valid until its entry is removed.
 #[derive(Debug)]
 pub(crate) struct Entries {
-    chunks: Vec<Box<[Entry]>>,
+    all: Arena<Entry>,
+    /// The latest to be removed.
     vacant: u32,
 }
 
 impl Entries {
     pub(crate) fn new() -> Self {
-        Self { chunks: Vec::new(), vacant: NIL }
+        Self { all: Arena::new(), vacant: NIL }
     }
 
     pub(crate) fn insert(&mut self, entry: Entry) -> u32 {
-        if self.vacant == NIL {
-            self.grow();
-        }
         let index = self.vacant;
-        let place = &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK];
-        self.vacant = place.newer;
-        *place = entry;
-        index
-    }
-
-    fn grow(&mut self) {
-        let first = u32::try_from(self.chunks.len() * CHUNK).expect("fewer objects than 2^32 in a shard");
-        let blank = Entry { flags: 0, ..Entry::new(Generation(0), 0, Place::unpack(0), 0, 0, Crc(0), 0) };
-        let mut chunk = vec![blank; CHUNK].into_boxed_slice();
-        for (at, entry) in (0u32..).zip(chunk.iter_mut()) {
-            entry.newer = if at as usize + 1 == CHUNK { NIL } else { first + at + 1 };
+        if index == NIL {
+            let index = self.all.take();
+            self.all[index] = entry;
+            return index;
         }
-        self.vacant = first;
-        self.chunks.push(chunk);
+        self.vacant = self.all[index].newer;
+        self.all[index] = entry;
+        index
     }
 
     pub(crate) fn remove(&mut self, index: u32) {
@@ -151,32 +145,38 @@ impl Entries {
         self.vacant = index;
     }
 
-    /// One past the highest index that an entry may have.
+    /// One past the highest index that any entry ever had.
     pub(crate) fn end(&self) -> u32 {
-        u32::try_from(self.chunks.len() * CHUNK).expect("checked at growth")
+        self.all.len()
     }
 
     /// The entry, if the index is in use.
     pub(crate) fn get(&self, index: u32) -> Option<&Entry> {
-        let entry = self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?;
-        entry.has(flag::IN_USE).then_some(entry)
+        (index < self.all.len()).then(|| &self.all[index]).filter(|entry| entry.has(flag::IN_USE))
+    }
+
+    /// Fetches into the caches what is about to be needed.
+    pub(crate) fn prefetch(&self, index: u32) {
+        self.all.prefetch(index);
     }
 
     /// Bytes that the table itself takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.chunks.len() * CHUNK * size_of::<Entry>()
+        self.all.bytes()
     }
 }
 
 impl std::ops::Index<u32> for Entries {
     type Output = Entry;
+    #[inline]
     fn index(&self, index: u32) -> &Entry {
-        &self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+        &self.all[index]
     }
 }
 
 impl std::ops::IndexMut<u32> for Entries {
+    #[inline]
     fn index_mut(&mut self, index: u32) -> &mut Entry {
-        &mut self.chunks[index as usize / CHUNK][index as usize % CHUNK]
+        &mut self.all[index]
     }
 }

@@ -8,22 +8,26 @@
 //! - An entry lies in the chain of `bucket_of` its hash, once.
 //! - There are never more entries than buckets, beyond the first [`BUCKETS_MIN`]. Buckets are not given back.
 
+use crate::dram::arena::Arena;
 use crate::entry::{Entries, NIL};
 
-const CHUNK: usize = 4096;
 const BUCKETS_MIN: u32 = 1024;
 
-/// Chain heads, in chunks that never move.
+/// Chain heads.
 #[derive(Debug)]
 pub(crate) struct Table {
-    heads: Vec<Box<[u32]>>,
-    buckets: u32,
+    /// Inverted, so that the zeros of a new bucket say [`NIL`].
+    heads: Arena<u32>,
     len: usize,
 }
 
 impl Table {
     pub(crate) fn new() -> Self {
-        Self { heads: vec![vec![NIL; BUCKETS_MIN as usize].into_boxed_slice()], buckets: BUCKETS_MIN, len: 0 }
+        let mut heads = Arena::new();
+        for _ in 0..BUCKETS_MIN {
+            heads.take();
+        }
+        Self { heads, len: 0 }
     }
 
     /// Entries in the table.
@@ -33,22 +37,28 @@ impl Table {
 
     /// Bytes it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.heads.iter().map(|chunk| chunk.len() * size_of::<u32>()).sum()
+        self.heads.bytes()
     }
 
     fn bucket_of(&self, hash: u32) -> u32 {
         // Buckets below `buckets - level / 2` are split already and take one more bit.
-        let level = u64::from(self.buckets).next_power_of_two();
+        let buckets = self.heads.len();
+        let level = u64::from(buckets).next_power_of_two();
         let bucket = hash & u32::try_from(level - 1).unwrap_or(u32::MAX);
-        if bucket < self.buckets { bucket } else { hash & u32::try_from(level / 2 - 1).expect("half of it fits") }
+        if bucket < buckets { bucket } else { hash & u32::try_from(level / 2 - 1).expect("half of it fits") }
     }
 
     fn head(&self, bucket: u32) -> u32 {
-        self.heads[bucket as usize / CHUNK][bucket as usize % CHUNK]
+        !self.heads[bucket]
     }
 
-    fn head_mut(&mut self, bucket: u32) -> &mut u32 {
-        &mut self.heads[bucket as usize / CHUNK][bucket as usize % CHUNK]
+    fn set_head(&mut self, bucket: u32, index: u32) {
+        self.heads[bucket] = !index;
+    }
+
+    /// Fetches into the caches where the search for a hash begins.
+    pub(crate) fn prefetch(&self, hash: u32) {
+        self.heads.prefetch(self.bucket_of(hash));
     }
 
     /// The entry with this hash that `is` agrees to.
@@ -67,10 +77,10 @@ impl Table {
     /// Puts an entry in, under the hash that it carries.
     pub(crate) fn insert(&mut self, entries: &mut Entries, index: u32) {
         let bucket = self.bucket_of(entries[index].hash);
-        let head = self.head_mut(bucket);
-        entries[index].next = std::mem::replace(head, index);
+        entries[index].next = self.head(bucket);
+        self.set_head(bucket, index);
         self.len += 1;
-        if self.len > self.buckets as usize {
+        if self.len > self.heads.len() as usize {
             self.split(entries);
         }
     }
@@ -85,7 +95,7 @@ impl Table {
         self.len -= 1;
         let mut at = self.head(bucket);
         if at == index {
-            *self.head_mut(bucket) = next;
+            self.set_head(bucket, next);
             return;
         }
         while at != NIL {
@@ -100,26 +110,15 @@ impl Table {
 
     /// One bucket more: takes from its lower half what belongs to it.
     fn split(&mut self, entries: &mut Entries) {
-        let new = self.buckets;
-        let Some(buckets) = new.checked_add(1) else {
-            return;
-        };
-        if new as usize == self.heads.len() * CHUNK {
-            self.heads.push(vec![NIL; CHUNK].into_boxed_slice());
-        } else if self.heads[0].len() < CHUNK && new as usize >= self.heads[0].len() {
-            let mut grown = vec![NIL; CHUNK];
-            grown[..new as usize].copy_from_slice(&self.heads[0]);
-            self.heads[0] = grown.into_boxed_slice();
-        }
+        let new = self.heads.take();
         let from = new & !(1 << new.ilog2());
-        let mut index = std::mem::replace(self.head_mut(from), NIL);
-        self.buckets = buckets;
+        let mut index = self.head(from);
+        self.set_head(from, NIL);
         while index != NIL {
             let bucket = self.bucket_of(entries[index].hash);
             debug_assert!(bucket == from || bucket == new, "a split moves to the new bucket only");
-            let head = self.head_mut(bucket);
-            let next = std::mem::replace(&mut entries[index].next, *head);
-            *head = index;
+            let next = std::mem::replace(&mut entries[index].next, self.head(bucket));
+            self.set_head(bucket, index);
             index = next;
         }
     }

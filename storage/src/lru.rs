@@ -98,11 +98,18 @@ impl List {
 pub(crate) struct Lists {
     newest: [u32; List::COUNT],
     oldest: [u32; List::COUNT],
+    /// Whether the oldest of some list changed since [`Lists::take_changed`].
+    changed: bool,
 }
 
 impl Lists {
     pub(crate) fn new() -> Self {
-        Self { newest: [NIL; List::COUNT], oldest: [NIL; List::COUNT] }
+        Self { newest: [NIL; List::COUNT], oldest: [NIL; List::COUNT], changed: false }
+    }
+
+    /// Whether the oldest of some list may be another, or of another stamp, than when this was asked before.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     pub(crate) fn oldest(&self, list: List) -> u32 {
@@ -146,6 +153,7 @@ impl Lists {
         }
         if older == NIL {
             self.oldest[which] = index;
+            self.changed = true;
         } else {
             entries[older].newer = index;
         }
@@ -166,6 +174,7 @@ impl Lists {
         }
         if older == NIL {
             self.oldest[which] = newer;
+            self.changed = true;
         } else {
             entries[older].newer = newer;
         }

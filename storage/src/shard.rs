@@ -94,7 +94,7 @@ pub(crate) struct Shard {
     live_bytes: u64,
     doomed_bytes: u64,
     pub(crate) counters: Counters,
-    published: gauges::Published,
+    published_slab_free: u64,
 }
 
 impl Shard {
@@ -104,7 +104,7 @@ impl Shard {
             entries: Entries::new(),
             lists: Lists::new(),
             slabs: Slabs::new(),
-            expiry: expiry::Expiry::new(hasher),
+            expiry: expiry::Expiry::new(),
             pins: pin::Pins::new(hasher),
             leases: lease::Leases::new(hasher),
             grants: grant::Grants::new(hasher),
@@ -114,7 +114,7 @@ impl Shard {
             live_bytes: 0,
             doomed_bytes: 0,
             counters: Counters::default(),
-            published: gauges::Published::new(),
+            published_slab_free: 0,
         }
     }
 
@@ -136,10 +136,18 @@ impl Shard {
         Some(index)
     }
 
+    /// Fetches into the caches where the search for a key begins.
+    pub(crate) fn prefetch(&self, key: HashedKey<'_>) {
+        self.table.prefetch(key.short());
+    }
+
     fn find_any(&self, key: HashedKey<'_>, space: &Space) -> Option<u32> {
         self.table.find(&self.entries, key.short(), |index| {
-            usize::from(self.entries[index].key_len) == key.key.len()
-                && self.with_key(index, space, |stored| stored == key.key)
+            let entry = &self.entries[index];
+            // Whoever finds an entry moves it in its list: its neighbours are fetched while the key is compared.
+            self.entries.prefetch(entry.newer);
+            self.entries.prefetch(entry.older);
+            usize::from(entry.key_len) == key.key.len() && self.with_key(index, space, |stored| stored == key.key)
         })
     }
 
@@ -398,7 +406,6 @@ impl Shard {
                 listed[usize::from(entry.list)] += 1;
                 assert!(entry.list != List::Parked as u8 || entry.has(flag::GRACE), "parked entry {index} is graced");
             }
-            self.expiry.audit_entry(index, entry);
             expiring += usize::from(entry.has(flag::EXPIRES));
             self.pins.audit_entry(index, entry);
         }

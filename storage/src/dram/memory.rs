@@ -135,7 +135,12 @@ impl PlainMemory {
     /// # Errors
     /// When there is no memory.
     pub fn new(len: usize) -> io::Result<Self> {
-        Ok(Self(MmapOptions::new().len(len).map_anon()?.into()))
+        let map: MmapRaw = MmapOptions::new().len(len).map_anon()?.into();
+        if len >= 2 << 20 {
+            // Advice: without it everything works, slower.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Ok(Self(map))
     }
 }
 
@@ -166,26 +171,45 @@ pub(crate) fn lend_mut(span: &mut RawSpan) -> &mut [u8] {
 }
 
 /// The store's own view of a segment.
-#[derive(Clone)]
-pub(crate) struct Memory(Arc<dyn StableMemory>);
+pub(crate) struct Memory {
+    memory: Arc<dyn StableMemory>,
+    /// As `memory` says, at hand for the many short accesses.
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: `base` and `len` are those of `memory`, which is `Send` and `Sync` and keeps its mapping at one address; what is
+// done through `base` follows the rules of `write` and `with`, whichever thread does it.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
 
 impl Memory {
     pub(crate) fn new(memory: Arc<dyn StableMemory>) -> Self {
-        Self(memory)
+        let (base, len) = (memory.base(), memory.len());
+        Self { memory, base, len }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.len
     }
 
     pub(crate) fn span(&self, offset: usize, len: usize) -> RawSpan {
-        RawSpan::new(Arc::clone(&self.0), offset, len).expect("slots lie inside their segment")
+        RawSpan::new(Arc::clone(&self.memory), offset, len).expect("slots lie inside their segment")
     }
 
     fn at(&self, offset: u64, len: usize) -> *mut u8 {
         let offset = usize::try_from(offset).expect("64-bit");
-        assert!(offset.checked_add(len).is_some_and(|end| end <= self.0.len()), "{offset}+{len} inside the segment");
-        self.0.base().wrapping_add(offset)
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len), "{offset}+{len} inside the segment");
+        self.base.wrapping_add(offset)
+    }
+
+    /// Fetches cache lines from `offset` on, of the first 192 bytes, without waiting for them.
+    pub(crate) fn prefetch(&self, offset: u64, len: usize) {
+        let from = self.base.wrapping_add(usize::try_from(offset).expect("64-bit"));
+        for line in (0..len.min(192)).step_by(64) {
+            super::arena::prefetch(from.wrapping_add(line));
+        }
     }
 
     /// Writes bytes that only the server writes: headers, keys, small values.
@@ -207,7 +231,7 @@ impl Memory {
 
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Memory({})", ByteLen(self.0.len() as u64))
+        write!(f, "Memory({})", ByteLen(self.len as u64))
     }
 }
 

@@ -37,7 +37,12 @@ impl Shard {
                 return Oldest::None;
             }
             if !(self.entries[index].has(flag::GRACE) && self.pins.graced(index, now)) {
-                return if parked > 0 { Oldest::Parked } else { Oldest::Evicted(self.evict(index, space)) };
+                if parked > 0 {
+                    return Oldest::Parked;
+                }
+                let freed = self.evict(index, space);
+                self.prefetch_victim(list, space);
+                return Oldest::Evicted(freed);
             }
             if parked == PARKED_MAX {
                 return Oldest::Parked;
@@ -66,6 +71,22 @@ impl Shard {
         self.counters.evicted_bytes += charge;
         self.unlink(index, space);
         charge
+    }
+
+    /// Fetches into the caches what evicting the next object of `list` will need, and what will be written in its place:
+    /// victims come one after the other, and nobody has looked at them for long.
+    fn prefetch_victim(&self, list: List, space: &Space) {
+        let index = self.lists.oldest(list);
+        if index == NIL {
+            return;
+        }
+        let entry = &self.entries[index];
+        self.entries.prefetch(entry.newer);
+        self.table.prefetch(entry.hash);
+        if let Place::Small { page, slot } = entry.place() {
+            let (at, len) = self.slabs.slot(page, slot);
+            space.memory(at).prefetch(at.offset(), usize::try_from(len).unwrap_or(usize::MAX));
+        }
     }
 
     /// First byte of the run of pages of the `nth` oldest object of `list`.

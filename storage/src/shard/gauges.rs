@@ -30,33 +30,32 @@ impl Gauges {
     }
 }
 
-/// The gauges as last written.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Published {
-    oldest: [u64; List::COUNT],
-    slab_free: u64,
-}
-
-impl Published {
-    pub(super) fn new() -> Self {
-        Self { oldest: [u64::MAX; List::COUNT], slab_free: 0 }
-    }
-}
-
 impl Shard {
     /// Writes the gauges if they changed.
     pub(crate) fn publish_gauges(&mut self, gauges: &Gauges) {
-        let oldest = |list| match self.lists.oldest(list) {
-            NIL => u64::MAX,
-            oldest => self.entries[oldest].stamp,
-        };
-        let now = Published { oldest: List::ALL.map(oldest), slab_free: self.slabs.held() - self.slabs.used() };
-        if now != self.published {
-            for (to, stamp) in gauges.oldest.iter().zip(now.oldest) {
+        if self.lists.take_changed() {
+            for (to, list) in gauges.oldest.iter().zip(List::ALL) {
+                let stamp = match self.lists.oldest(list) {
+                    NIL => u64::MAX,
+                    oldest => self.entries[oldest].stamp,
+                };
                 to.store(stamp, Ordering::Relaxed);
             }
-            gauges.slab_free.store(now.slab_free, Ordering::Relaxed);
-            self.published = now;
         }
+        let slab_free = self.slabs.held() - self.slabs.used();
+        if slab_free != self.published_slab_free {
+            gauges.slab_free.store(slab_free, Ordering::Relaxed);
+            self.published_slab_free = slab_free;
+        }
+    }
+
+    /// Checks that the gauges show what is. For audits, after a publication.
+    pub(crate) fn audit_gauges(&self, gauges: &Gauges) {
+        for list in List::ALL {
+            let stamp =
+                self.lists.iter(&self.entries, list).next().map_or(u64::MAX, |oldest| self.entries[oldest].stamp);
+            assert_eq!(gauges.oldest(list), stamp, "the oldest of {list:?} is shown");
+        }
+        assert_eq!(gauges.slab_free(), self.slabs.held() - self.slabs.used(), "free slots are shown");
     }
 }

@@ -265,6 +265,8 @@ impl Store {
     pub fn audit(&self) {
         for shard in 0..self.0.shard_count() {
             self.0.with(shard, |shard, _| shard.audit());
+            let gauges = &self.0.gauges[shard];
+            self.0.with(shard, |shard, _| shard.audit_gauges(gauges));
         }
         self.0.space.audit();
         let sum = self.accounting();

@@ -378,7 +378,13 @@ impl Store {
         let mut hunt = Hunt::new(slab::page_run(len));
         loop {
             let done = self.0.with(shard_index, |shard, space| {
-                let (page, slot) = shard.slabs.allocate(len, space, shard_number(shard_index))?;
+                shard.prefetch(hashed);
+                let number = shard_number(shard_index);
+                let (page, slot) = shard.slabs.allocate(len, space, number).or_else(|| {
+                    // In a full store of values of one size, one victim is enough, under the same lock.
+                    shard.evict_own(now, space);
+                    shard.slabs.allocate(len, space, number)
+                })?;
                 let at = shard.slabs.slot(page, slot).0.plus(SMALL_HEADER + key.len() as u64);
                 space.memory(at).write(at.offset(), value);
                 let mut expires = terms.expires;

@@ -13,6 +13,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "protocol/examples/",
     "protocol/src/base/copy.rs",
     "protocol/src/base/memory.rs",
+    "storage/src/dram/arena.rs",
     "storage/src/dram/memory.rs",
     "tools/mooncake-bench/src/memory.rs",
     "transport/src/shm.rs",

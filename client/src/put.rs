@@ -149,17 +149,16 @@ impl Client {
     /// Writes an object and publishes it.
     ///
     /// By shared memory that is one copy here, one at the server, and one exchange; or, where the server lets its clients
-    /// write in place, one copy and two exchanges from 64 KiB on. By bulk TCP three exchanges; else a `SET`. An object
-    /// longer than the client's own memory goes in-band, unless it is written in place.
+    /// write in place, one copy and two exchanges from 8 MiB on. By bulk TCP three exchanges; else a `SET`. An object
+    /// longer than the client's own memory goes in-band, unless it may be written in place.
     ///
     /// # Errors
     /// [`ClientError`]; `EXISTS` if there is one and `replace` was not asked for, `OOM` or `QUOTA` if there is no room.
     pub fn put(&mut self, key: &[u8], bytes: &[u8], options: &PutOptions<'_>) -> Result<Committed, ClientError> {
         let region = if self.writes_in_place(bytes.len()) { None } else { self.take_filled(bytes) };
         self.call(options.repeat(), |session, deadline| match (&session.bulk, &region) {
-            (Bulk::Shm { .. }, _) if session.writes_in_place(bytes.len()) => {
-                put_in_place(session, key, bytes, options, deadline)
-            }
+            // Better so for its length, or own memory has no room for it.
+            (Bulk::Shm { in_place: true, .. }, None) => put_in_place(session, key, bytes, options, deadline),
             (Bulk::Shm { .. }, Some((region, crc))) => {
                 let put = shm_put(key, region, bytes.len(), *crc, options);
                 session.exchange(|out| put.encode(out), deadline, Committed::read)

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use transport::shm::Mapping;
 use transport::tcp::BulkPool;
 
-/// From this length on an object is written in place, where the server lets its clients: a shorter one is copied sooner than
-/// a second exchange is over.
-const IN_PLACE_LEN_MIN: usize = 64 << 10;
+/// From this length on an object is written in place, where the server lets its clients. A shorter one is copied through
+/// own memory, which stays in the cache, sooner than it is written to a slot that is in none and summed there.
+const IN_PLACE_LEN_MIN: usize = 8 << 20;
 
 /// How bulk bytes travel on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -111,7 +111,9 @@ fn objects_written_in_place_are_read_by_every_way() {
     let mut writer = Client::connect(options).expect("connected");
     let copied = counted(&mut raw, "shm_input_bytes");
     for len in LENS {
-        writer.put(b"k", &payload::make(b"k", 2, len), &PutOptions { replace: true, ..PutOptions::default() }).expect("put");
+        writer
+            .put(b"k", &payload::make(b"k", 2, len), &PutOptions { replace: true, ..PutOptions::default() })
+            .expect("put");
         assert!(raw.ask(&["GET", "k"]) == Value::Bulk(payload::make(b"k", 2, len)), "{len} bytes");
     }
     assert_eq!(counted(&mut raw, "shm_input_bytes"), copied);

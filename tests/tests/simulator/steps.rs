@@ -435,7 +435,7 @@ impl World {
         let client = self.client();
         let keys: Vec<[u8; 1]> = (0..self.random.random_range(1..8)).map(|_| [self.key()]).collect();
         let lease = self.random.random_ratio(1, 2).then(|| (self.until(), self.clients[client].session));
-        let graced_before = self.store.accounting().graced;
+        let graced_before = self.graced_bytes(&keys);
         let found = self.store.lookup(self.now, |n| keys.get(n).map(|key| &key[..]), lease).expect("few users");
         let present = &keys[..found.prefix];
         let mut bytes = 0;
@@ -456,6 +456,14 @@ impl World {
             let graced = self.store.accounting().graced - graced_before;
             self.graced(present, graced);
         }
+    }
+
+    /// Bytes graced, once what has expired of these keys is gone.
+    fn graced_bytes(&self, keys: &[[u8; 1]]) -> u64 {
+        for key in keys {
+            self.store.contains(self.now, key);
+        }
+        self.store.accounting().graced
     }
 
     /// Notes graces of keys just probed, where the bytes say for certain that each got one.
@@ -483,7 +491,7 @@ impl World {
 
     fn probe(&mut self) {
         let key = self.key();
-        let before = self.store.accounting().graced;
+        let before = self.graced_bytes(&[[key]]);
         if self.store.probe(self.now, &[key]) {
             assert!(self.model.get(self.now, key).is_some(), "key {key} came back from the dead");
             let graced = self.store.accounting().graced - before;

@@ -115,16 +115,19 @@ pub(crate) struct Counts {
     pub(crate) no_space: u64,
     pub(crate) quota: u64,
     pub(crate) deaths: u64,
+    /// Expiries that `keep_ttl` kept, and that went with the object before.
+    pub(crate) kept: u64,
+    pub(crate) not_kept: u64,
 }
 
 /// Sums over all seeds.
 #[derive(Debug, Default)]
-pub(crate) struct Totals([AtomicU64; 13]);
+pub(crate) struct Totals([AtomicU64; 15]);
 
 impl Counts {
-    fn list(&self) -> [u64; 13] {
+    fn list(&self) -> [u64; 15] {
         let Self { steps, published, reads, leases, late_writes, crc_refused, quarantined, .. } = *self;
-        let Self { evicted, forgotten, repeated, no_space, quota, deaths, .. } = *self;
+        let Self { evicted, forgotten, repeated, no_space, quota, deaths, kept, not_kept, .. } = *self;
         [
             steps,
             published,
@@ -139,6 +142,8 @@ impl Counts {
             no_space,
             quota,
             deaths,
+            kept,
+            not_kept,
         ]
     }
 }
@@ -152,7 +157,10 @@ impl Totals {
 
     /// A simulator in which nothing happens proves nothing.
     pub(crate) fn assert_nothing_was_missed(&self) {
-        assert!(self.0.iter().all(|total| total.load(Ordering::Relaxed) > 100), "something hardly happened: {self:?}");
+        let totals: Vec<u64> = self.0.iter().map(|total| total.load(Ordering::Relaxed)).collect();
+        let (not_kept, others) = totals.split_last().expect("a list");
+        assert!(others.iter().all(|&total| total > 100), "something hardly happened: {self:?}");
+        assert!(not_kept * 5 < totals[totals.len() - 2], "expiries are kept unless memory is short: {self:?}");
     }
 }
 
@@ -257,8 +265,18 @@ impl World {
     /// A publication that the store accepted.
     pub(crate) fn published(&mut self, key: u8, content: Content, generation: Generation, terms: &Terms) {
         self.counts.published += 1;
-        let before = self.model.get(self.now, key).cloned();
-        let expires = if terms.keep_ttl && before.is_some() { before.and_then(|o| o.expires) } else { terms.expires };
+        let mut expires = terms.expires;
+        if terms.keep_ttl
+            && let Some(kept) = self.model.get(self.now, key).map(|before| before.expires)
+            && kept != expires
+            && let Some(stat) = self.store.stat(self.now, &[key])
+        {
+            // Making room may have evicted the very object whose expiry was to be kept, but rarely.
+            assert!(stat.expires == kept || stat.expires == expires, "key {key}: {:?}", stat.expires);
+            self.counts.kept += u64::from(stat.expires == kept);
+            self.counts.not_kept += u64::from(stat.expires != kept);
+            expires = stat.expires;
+        }
         let mut object = Object::new(content, generation, expires);
         object.endless_pins = u32::from(terms.pin);
         self.model.put(key, object);

@@ -5,6 +5,7 @@ use crate::link::{Deadline, Link, Wire};
 use crate::options::{Address, Choice, Options};
 use crate::scan::{Unexpected, Walk};
 use crate::session::{Bulk, Session, next_on};
+use protocol::base::StableMemory as _;
 use protocol::command::Attach;
 use protocol::resp::Encoder;
 use std::io;
@@ -14,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use transport::shm::{BlockingRing, ClientBuffer, Populate, RingFds, SpinBudget, map_read_only, map_writable};
+use transport::shm::{BlockingRing, ClientBuffer, Mapping, Populate, RingFds, SpinBudget, map_read_only, map_writable};
 use transport::tcp::BulkPool;
 use transport::tcp::frame::Token;
 
@@ -201,6 +202,7 @@ fn attach_shm(
         let map = if in_place { map_writable } else { map_read_only };
         segments.push(Arc::new(map(&fd, len, Populate::Lazy)?));
     }
+    populate(&segments);
     let ring: Vec<OwnedFd> = fds.collect();
     let ring: [OwnedFd; RingFds::COUNT] = ring.try_into().map_err(|_| no_shm("no ring came"))?;
     let stream = socket.unix().ok_or_else(|| no_shm("descriptors need a Unix socket"))?;
@@ -278,4 +280,26 @@ fn read_token(walk: &mut Walk<'_>) -> Result<(Token, u16), Unexpected> {
         }
     }
     token.zip(port).ok_or(Unexpected("a token and a port"))
+}
+
+/// Bytes entered in the page table at a time.
+const POPULATE_STEP: usize = 2 << 20;
+
+/// Enters the segments' pages in this process' page table, beside the first requests: a fault costs a small read more than
+/// its copy. Ends with the session. Without the thread, or on an old kernel, the first touch of each page pays.
+fn populate(segments: &[Arc<Mapping>]) {
+    let segments: Vec<std::sync::Weak<Mapping>> = segments.iter().map(Arc::downgrade).collect();
+    let walk = move || {
+        let _ = rustix::process::nice(10);
+        for segment in segments {
+            let mut offset = 0;
+            while let Some(mapping) = segment.upgrade().filter(|mapping| offset < mapping.as_ref().len()) {
+                if mapping.populate(offset, POPULATE_STEP).is_err() {
+                    return;
+                }
+                offset += POPULATE_STEP;
+            }
+        }
+    };
+    let _ = std::thread::Builder::new().name("mooncake-populate".to_owned()).spawn(walk);
 }

@@ -9,9 +9,13 @@ use anyhow::Context as _;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+/// Time that what runs beside a worker gets to end when it stops.
+const ASIDE_MAX: Duration = Duration::from_millis(500);
 
 /// Connections that a worker takes before the next one gets any, unless they move large values.
 const PACKED_MAX: u64 = 64;
@@ -46,8 +50,9 @@ impl Workers {
                 .spawn(move || {
                     // A dropped sender means the same as a message: stop.
                     let _ = runtime.block_on(stopped);
-                    // Dropping the runtime drops every connection, and with it what clients were lent.
-                    drop(runtime);
+                    // Ends every connection, and with it what clients were lent. A look at very many objects on a thread of
+                    // its own may go on for longer than anybody wants to wait.
+                    runtime.shutdown_timeout(ASIDE_MAX);
                 })
                 .with_context(|| format!("start worker {number}"))?;
             workers.push(Worker { handle, stats: Arc::new(WorkerStats::new()) });
@@ -83,6 +88,12 @@ impl Workers {
         let bulky = |index: usize| self.workers[index].stats.bulky.load(Ordering::Relaxed);
         let best = (0..self.workers.len()).min_by_key(|&index| (bulky(index), index == here))?;
         (bulky(best) + 1 < bulky(here)).then_some(best)
+    }
+
+    /// Who serves a new ring: copies for its writes are made there, so it counts as one that moves large values.
+    pub(crate) fn place_ring(&self) -> usize {
+        let bulky = |&index: &usize| self.workers[index].stats.bulky.load(Ordering::Relaxed);
+        (0..self.workers.len()).min_by_key(bulky).unwrap_or(0)
     }
 
     /// Runs a task on one worker.

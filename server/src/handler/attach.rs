@@ -83,8 +83,6 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
     for fd in ring.fds.as_fds() {
         leaving.push(duplicate(fd)?);
     }
-    let stream = RingStream::new(ring.end, ring.event, Duration::from_micros(spin.0))
-        .map_err(|error| no_transport(format_args!("the ring cannot be watched: {error}")))?;
     if let Some(arena) = &ctx.node.arena {
         arena.open(ctx.session.bond.id).map_err(no_transport)?;
     }
@@ -112,11 +110,18 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
         reply_mode: ReplyMode::On,
         owns_bond: false,
     };
-    let worker = usize::try_from(ctx.session.client.worker.load(std::sync::atomic::Ordering::Relaxed)).unwrap_or(0);
-    let mut conn = Conn::new(Stream::Ring(Box::new(stream)), session, worker);
-    conn.resp3(ctx.output.resp3);
-    let task = tokio::spawn(async move {
-        conn.serve().await;
+    client.bulky.store(true, std::sync::atomic::Ordering::Relaxed);
+    let worker = ctx.node.workers().place_ring();
+    let resp3 = ctx.output.resp3;
+    let task = ctx.node.workers().spawn(worker, async move {
+        match RingStream::new(ring.end, ring.event, Duration::from_micros(spin.0)) {
+            Ok(stream) => {
+                let mut conn = Conn::new(Stream::Ring(Box::new(stream)), session, worker);
+                conn.resp3(resp3);
+                conn.serve().await;
+            }
+            Err(error) => tracing::warn!(%error, "a ring cannot be watched"),
+        }
     });
     client.served_by(task.abort_handle());
     ctx.session.bond.adopt(task.abort_handle());

@@ -2,6 +2,7 @@
 
 use server::cli::Cli;
 use server::config::{Config, LogFormat, Value as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -34,7 +35,11 @@ fn main() -> ExitCode {
 
 fn start_log(config: &Config) {
     let filter = EnvFilter::new(config.log_level.render());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -293,6 +293,28 @@ fn small_values_find_room_among_others_of_any_size() {
 }
 
 #[test]
+fn a_small_store_of_many_sizes_is_full_of_objects() {
+    let store = store(32, StoreConfig { reserved_percent_max: 100, reserved_client_percent_max: 100, ..config() });
+    let mut dice = 99u64;
+    let mut written: Vec<(u32, usize)> = Vec::new();
+    for n in 0..4_000u32 {
+        dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        let roll = usize::try_from(dice >> 40).expect("24 bits");
+        let len = if roll.is_multiple_of(10) { 1 << 20 } else { 100 + roll % 8_000 };
+        set(&store, NOW + Millis(u64::from(n)), n.to_be_bytes(), len).expect("all is evictable");
+        written.push((n, len));
+        if n > 1_000 && n % 100 == 0 {
+            let sum = store.accounting();
+            assert!(sum.live > sum.total / 2, "step {n}: {sum:?}");
+        }
+    }
+    let latest: Vec<u32> = written.iter().rev().take(100).map(|&(n, _)| n).collect();
+    let kept = latest.iter().filter(|n| store.contains(NOW + Millis(5_000), &n.to_be_bytes())).count();
+    assert!(kept > 90, "{kept} of the latest 100, of 10 MiB in 32");
+    store.audit();
+}
+
+#[test]
 fn leased_neighbours_do_not_stop_a_reservation() {
     let store = store(16, StoreConfig { reserved_percent_max: 100, ..config() });
     let count = scattered(&store, 20_000, 700);

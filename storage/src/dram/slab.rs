@@ -10,6 +10,7 @@
 use super::extent::Owner;
 use super::space::Space;
 use crate::place::{PAGE, Position, SLOT_EDGE};
+use protocol::base::Instant;
 
 /// Largest slot, header and key included. A longer object gets pages of its own.
 pub(crate) const SLOT_LEN_MAX: u64 = 16 << 10;
@@ -58,13 +59,39 @@ pub(crate) fn charge(len: u64) -> Option<u64> {
     class_of(len).map(|class| CLASS_LEN[class])
 }
 
+/// Pages that the slab pages of each class take: the fewest that waste at most a fiftieth, or else what wastes least. Small
+/// ones serve many classes of a small store, and give memory back sooner.
+const CLASS_PAGES: [u32; CLASSES] = {
+    let mut pages = [0; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        let (mut best, mut best_waste) = (0, u64::MAX);
+        let mut run = RUN_PAGES_MIN;
+        while run <= RUN_PAGES_MAX {
+            let bytes = run as u64 * PAGE;
+            let slots = (bytes - SLOT_EDGE) / CLASS_LEN[class];
+            // In ten-thousandths.
+            let waste = (bytes - slots * CLASS_LEN[class]) * 10_000 / bytes;
+            if best_waste > 200 && waste < best_waste {
+                (best, best_waste) = (run, waste);
+            }
+            run += 1;
+        }
+        pages[class] = best;
+        class += 1;
+    }
+    pages
+};
+const RUN_PAGES_MIN: u32 = 4;
+const RUN_PAGES_MAX: u32 = 24;
+
 /// Pages that a slab page for objects of `len` bytes takes. Only for those that are small.
 pub(crate) fn page_run(len: u64) -> u32 {
     class_of(len).map_or(0, pages_of)
 }
 
 fn pages_of(class: usize) -> u32 {
-    if CLASS_LEN[class] <= 2048 { 16 } else { 64 }
+    CLASS_PAGES[class]
 }
 
 #[derive(Debug)]
@@ -75,6 +102,8 @@ struct Page {
     listed: u32,
     slots: u16,
     used: u16,
+    /// When the latest slot was taken.
+    taken_at: Instant,
     /// One bit a slot, set where taken.
     taken: Box<[u64]>,
 }
@@ -107,7 +136,7 @@ impl Slabs {
     }
 
     /// A slot of at least `len` bytes. `None` if it needs a page and `space` has none.
-    pub(crate) fn allocate(&mut self, len: u64, space: &Space, shard: u8) -> Option<(u32, u16)> {
+    pub(crate) fn allocate(&mut self, now: Instant, len: u64, space: &Space, shard: u8) -> Option<(u32, u16)> {
         let class = class_of(len)?;
         let page_index = match self.open[class].last() {
             Some(&page) => page,
@@ -121,6 +150,7 @@ impl Slabs {
         let bit = page.taken[word].trailing_ones();
         page.taken[word] |= 1 << bit;
         page.used += 1;
+        page.taken_at = now;
         self.used += CLASS_LEN[class];
         if page.used == page.slots {
             self.unlist(page_index);
@@ -142,7 +172,7 @@ impl Slabs {
             taken[words - 1] = u64::MAX << rest;
         }
         let class_index = u8::try_from(class).expect("fewer classes than 256");
-        let page = Page { base, class: class_index, listed: NONE, slots, used: 0, taken };
+        let page = Page { base, class: class_index, listed: NONE, slots, used: 0, taken_at: Instant(0), taken };
         if self.vacant.pop().is_some() {
             self.pages[index as usize] = Some(page);
         } else {
@@ -226,10 +256,10 @@ impl Slabs {
         Some((0..page.slots).filter(|&slot| page.taken[usize::from(slot) / 64] & 1 << (slot % 64) != 0).collect())
     }
 
-    /// Bytes of slots taken of the page that begins at `base`; `None` if there is no such page now.
-    pub(crate) fn used_of(&self, page: u32, base: Position) -> Option<u64> {
+    /// Bytes of slots taken of the page that begins at `base`, and when the latest was; `None` if there is no such page now.
+    pub(crate) fn used_of(&self, page: u32, base: Position) -> Option<(u64, Instant)> {
         let page = self.pages.get(page as usize)?.as_ref().filter(|page| page.base == base)?;
-        Some(u64::from(page.used) * CLASS_LEN[usize::from(page.class)])
+        Some((u64::from(page.used) * CLASS_LEN[usize::from(page.class)], page.taken_at))
     }
 
     /// Bytes of the bookkeeping.
@@ -274,6 +304,16 @@ impl Slabs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slab_pages_are_short_and_nearly_full() {
+        for (&len, &pages) in CLASS_LEN.iter().zip(&CLASS_PAGES) {
+            let bytes = u64::from(pages) * PAGE;
+            let slots = (bytes - SLOT_EDGE) / len;
+            assert!(slots >= 4 && bytes - slots * len <= bytes / 20, "{slots} of {len} in {bytes}");
+        }
+        assert_eq!((page_run(100), page_run(4_200), page_run(SLOT_LEN_MAX)), (4, 8, 21));
+    }
 
     #[test]
     fn classes_waste_at_most_an_eighth() {

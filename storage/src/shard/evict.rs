@@ -8,7 +8,7 @@ use super::Shard;
 use crate::dram::extent::Owner;
 use crate::dram::space::Space;
 use crate::entry::{NIL, flag};
-use crate::lru::List;
+use crate::lru::{List, Stamp};
 use crate::place::{Place, Position};
 use protocol::base::Instant;
 
@@ -89,13 +89,15 @@ impl Shard {
         }
     }
 
-    /// First byte of the run of pages of the `nth` oldest object of `list`.
-    pub(crate) fn nth_oldest_run(&self, list: List, nth: usize) -> Option<Position> {
+    /// First byte of the run of pages of the `nth` oldest object of `list`, and when that object was last touched.
+    pub(crate) fn nth_oldest_run(&self, list: List, nth: usize) -> Option<(Position, Instant)> {
         let index = self.lists.iter(&self.entries, list).nth(nth)?;
-        Some(match self.entries[index].place() {
+        let entry = &self.entries[index];
+        let base = match entry.place() {
             Place::Extent { payload } => payload,
             Place::Small { page, .. } => self.slabs.slot(page, 0).0,
-        })
+        };
+        Some((base, Stamp(entry.stamp).at()))
     }
 
     fn evictable(&self, index: u32, now: Instant, soft: bool) -> bool {

@@ -182,6 +182,15 @@ impl Grants {
     }
 }
 
+/// Where a write goes, and until when it is of any use.
+#[derive(Debug)]
+pub(crate) struct ToWrite {
+    pub(crate) place: Place,
+    pub(crate) key_len: usize,
+    pub(crate) generation: Generation,
+    pub(crate) deadline: Instant,
+}
+
 /// What sealing works on: the bytes to check, and the grant that holds them.
 #[derive(Debug)]
 pub(crate) struct ToSeal {
@@ -256,7 +265,7 @@ impl Shard {
         session: SessionId,
         offset: u64,
         length: u64,
-    ) -> Result<(Place, usize, Generation), StoreError> {
+    ) -> Result<ToWrite, StoreError> {
         let grant = self.grants.held.get_mut(&id.0).ok_or(StoreError::NoGrant)?;
         if grant.session != session || grant.state == State::Ending || grant.deadline <= now {
             return Err(StoreError::NoGrant);
@@ -274,7 +283,8 @@ impl Shard {
             return Err(StoreError::Busy);
         }
         grant.writing.push(offset..end);
-        Ok((grant.slot.place, grant.slot.key.len(), grant.slot.generation))
+        let Slot { place, ref key, generation, .. } = grant.slot;
+        Ok(ToWrite { place, key_len: key.len(), generation, deadline: grant.deadline })
     }
 
     /// A write is over. Frees the slot if that was all it waited for.

@@ -298,6 +298,16 @@ impl Store {
             .is_some_and(|shard| self.0.with(shard, |shard, space| shard.release(lease, session, space)))
     }
 
+    /// When a lease ends, if it still holds and is this session's.
+    ///
+    /// # Errors
+    /// [`StoreError::NoLease`].
+    pub fn lease_end(&self, now: Instant, lease: LeaseId, session: SessionId) -> Result<Instant, StoreError> {
+        let shard = self.0.shard_of_credential(lease.0).ok_or(StoreError::NoLease)?;
+        let held = self.0.with(shard, |shard, _| shard.held_lease(now, lease, session));
+        held.map(|held| held.deadline).ok_or(StoreError::NoLease)
+    }
+
     /// Guards the bytes of a leased object, for a read on the client's behalf.
     ///
     /// # Errors

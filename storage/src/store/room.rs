@@ -11,8 +11,10 @@
 
 use super::Inner;
 use crate::dram::extent::{Owner, Run};
+use crate::dram::quota::percent_of;
 use crate::place::{PAGE, Position};
 use crate::shard::evict::Oldest;
+use crate::shard::gauges::Gauges;
 use protocol::base::Instant;
 
 /// Rounds of evicting the oldest, then clearing a run. Each may evict twice as much as the one before.
@@ -25,6 +27,8 @@ const RADIUS_MIN: u32 = 512;
 const BUSY_MAX: usize = 16;
 /// Objects of its own shard that a small write evicts before it looks for pages.
 const OWN_VICTIMS_MAX: u32 = 64;
+/// Share of the capacity, in percent, that free slots of slab pages may take before pages are cleared for them.
+const SLAB_FREE_PERCENT_MAX: u8 = 10;
 
 /// Runs that one maintenance call clears when the capacity was cut.
 const SHRINKS_MAX: usize = 64;
@@ -37,12 +41,26 @@ pub(crate) struct Hunt {
     evicted: u64,
     budget: u64,
     rounds: u32,
+    /// Sparse slab pages cleared.
+    cleared: u32,
+}
+
+/// What is to be cleared.
+#[derive(Clone, Copy, Debug)]
+struct Clearing {
+    pages: u32,
+    /// Wherever they lie: only their number is short.
+    anywhere: bool,
+    /// Bytes of objects that it may cost.
+    cost_max: u64,
+    /// Oldest objects around which to look.
+    seeds: usize,
 }
 
 impl Hunt {
     /// For a run of this many pages.
     pub(crate) fn new(pages: u32) -> Self {
-        Self { pages, own_victims: 0, evicted: 0, budget: 2 * u64::from(pages) * PAGE, rounds: 0 }
+        Self { pages, own_victims: 0, evicted: 0, budget: 2 * u64::from(pages) * PAGE, rounds: 0, cleared: 0 }
     }
 }
 
@@ -62,6 +80,9 @@ impl Inner {
     pub(crate) fn make_small_room(&self, now: Instant, shard: usize, hunt: &mut Hunt) -> bool {
         // A slot freed in another shard's page is of no use here, so the first victims are this shard's own.
         while hunt.own_victims < OWN_VICTIMS_MAX {
+            if hunt.own_victims > 0 && self.clear_sparse(now, hunt) {
+                return true;
+            }
             match self.with(shard, |shard, space| shard.evict_own(now, space)) {
                 Oldest::Evicted(_) => {
                     hunt.own_victims += 1;
@@ -77,6 +98,9 @@ impl Inner {
     /// Evicts something that may give a run of pages. `false` if nothing more can be done. Where nothing was found, room may
     /// have been made by others meanwhile: the caller looks again, as often as there are rounds.
     fn make_room(&self, now: Instant, hunt: &mut Hunt) -> bool {
+        if self.clear_sparse(now, hunt) {
+            return true;
+        }
         if hunt.evicted < hunt.budget
             && let Some(evicted) = self.evict_one(now)
         {
@@ -89,9 +113,23 @@ impl Inner {
         hunt.rounds += 1;
         hunt.budget = hunt.budget.saturating_mul(2);
         if self.trim() == 0 {
-            self.clear_run(now, hunt.pages, self.space.is_capped(hunt.pages));
+            let anywhere = self.space.is_capped(hunt.pages);
+            self.clear_run(now, Clearing { pages: hunt.pages, anywhere, cost_max: u64::MAX, seeds: SEEDS_MAX });
         }
         true
+    }
+
+    /// Where much memory lies in free slots of other sizes, clears a run of pages that holds little: that costs less than the
+    /// oldest objects would.
+    fn clear_sparse(&self, now: Instant, hunt: &mut Hunt) -> bool {
+        let free: u64 = self.gauges.iter().map(Gauges::slab_free).sum();
+        if hunt.cleared == ROUNDS_MAX || free <= percent_of(self.space.capacity(), SLAB_FREE_PERCENT_MAX) {
+            return false;
+        }
+        hunt.cleared += 1;
+        let anywhere = self.space.is_capped(hunt.pages);
+        let cost_max = u64::from(hunt.pages) * PAGE / 4;
+        self.trim() > 0 || self.clear_run(now, Clearing { pages: hunt.pages, anywhere, cost_max, seeds: 2 })
     }
 
     /// Whether there would be room if every object that anybody may evict were gone. Asked before the charge is taken.
@@ -118,7 +156,9 @@ impl Inner {
     pub(crate) fn shrink_to_capacity(&self, now: Instant) {
         for _ in 0..SHRINKS_MAX {
             let excess = self.space.used().saturating_sub(self.space.capacity());
-            if excess == 0 || (self.trim() == 0 && !self.clear_run(now, pages_ceil(excess).min(RADIUS_MIN), true)) {
+            let pages = pages_ceil(excess).min(RADIUS_MIN);
+            let clearing = Clearing { pages, anywhere: true, cost_max: u64::MAX, seeds: SEEDS_MAX };
+            if excess == 0 || (self.trim() == 0 && !self.clear_run(now, clearing)) {
                 return;
             }
         }
@@ -129,16 +169,19 @@ impl Inner {
     }
 
     /// Frees a run of pages, or pages wherever they lie if only their number is short.
-    fn clear_run(&self, now: Instant, pages: u32, anywhere: bool) -> bool {
+    fn clear_run(&self, now: Instant, clearing: Clearing) -> bool {
         for soft in [false, true] {
-            for nth in 0..SEEDS_MAX {
+            for nth in 0..clearing.seeds {
                 let Some((shard, list)) = self.oldest(now, soft) else {
                     break;
                 };
-                let Some(seed) = self.with(shard, |shard, _| shard.nth_oldest_run(list, nth)) else {
+                let Some((seed, touched)) = self.with(shard, |shard, _| shard.nth_oldest_run(list, nth)) else {
                     break;
                 };
-                if self.clear_around(now, seed, pages, anywhere, soft) {
+                // A page that is sparse because it was begun lately will be filled.
+                let middle = Instant(touched.0 + now.0.saturating_sub(touched.0) / 2);
+                let taken_max = if clearing.cost_max == u64::MAX { Instant::NEVER } else { middle };
+                if self.clear_around(now, seed, clearing, taken_max, soft) {
                     return true;
                 }
             }
@@ -146,7 +189,8 @@ impl Inner {
         false
     }
 
-    fn clear_around(&self, now: Instant, seed: Position, pages: u32, anywhere: bool, soft: bool) -> bool {
+    fn clear_around(&self, now: Instant, seed: Position, clearing: Clearing, taken_max: Instant, soft: bool) -> bool {
+        let Clearing { pages, anywhere, cost_max, .. } = clearing;
         let runs = self.space.around(seed, pages.max(RADIUS_MIN));
         let base = |run: &Run| Position::new(seed.segment(), u64::from(run.start) * PAGE);
         // Bytes of objects in each run; `None` if it has to stay.
@@ -156,14 +200,16 @@ impl Inner {
                 None => (!anywhere).then_some(0),
                 Some(Owner::Object { .. }) => Some(u64::from(run.pages) * PAGE),
                 Some(Owner::Slab { shard, page }) => {
-                    self.with(usize::from(shard), |shard, _| shard.slabs.used_of(page, base(run)))
+                    let used = self.with(usize::from(shard), |shard, _| shard.slabs.used_of(page, base(run)));
+                    used.filter(|&(_, taken_at)| taken_at <= taken_max).map(|(used, _)| used)
                 }
             })
             .collect();
         for _ in 0..BUSY_MAX {
             let chosen =
                 if anywhere { cheapest_runs(&runs, &costs, pages) } else { cheapest_window(&runs, &costs, pages) };
-            let Some(chosen) = chosen else { return false };
+            let cost = |chosen: &Vec<usize>| chosen.iter().filter_map(|&at| costs[at]).sum::<u64>();
+            let Some(chosen) = chosen.filter(|chosen| cost(chosen) <= cost_max) else { return false };
             let evictable = |&at: &usize| {
                 let run = &runs[at];
                 run.owner.is_none_or(|owner| {

@@ -65,6 +65,7 @@ pub struct WriteGuard {
     offset: u64,
     span: RawSpan,
     generation: Generation,
+    deadline: Instant,
 }
 
 /// A granted slot that nobody may write any more, to be checked. Dropped unfinished, its grant is aborted.
@@ -147,7 +148,7 @@ impl Store {
             let mut hunt = Hunt::new(slab::page_run(small));
             loop {
                 let got = self.0.with(shard_index, |shard, space| {
-                    let (page, slot) = shard.slabs.allocate(small, space, shard_number(shard_index))?;
+                    let (page, slot) = shard.slabs.allocate(now, small, space, shard_number(shard_index))?;
                     shard.grants.small_bytes += charge;
                     Some((Place::Small { page, slot }, shard.take_generation()))
                 });
@@ -285,12 +286,13 @@ impl Store {
         length: u64,
     ) -> Result<WriteGuard, StoreError> {
         let shard = self.of_grant(grant)?;
-        let (span, generation) = self.0.with(shard, |shard, space| {
-            let (place, key_len, generation) = shard.begin_write(now, grant, session, offset, length)?;
-            let at = shard.payload_position(place, key_len);
-            Ok((space.span(at.plus(offset), length), generation))
+        let (span, to) = self.0.with(shard, |shard, space| {
+            let to = shard.begin_write(now, grant, session, offset, length)?;
+            let at = shard.payload_position(to.place, to.key_len);
+            Ok((space.span(at.plus(offset), length), to))
         })?;
-        Ok(WriteGuard { store: self.clone(), shard, grant, offset, span, generation })
+        let (generation, deadline) = (to.generation, to.deadline);
+        Ok(WriteGuard { store: self.clone(), shard, grant, offset, span, generation, deadline })
     }
 
     /// Closes a granted slot for writing, or finds that it was committed before. `length`, if given,
@@ -380,10 +382,10 @@ impl Store {
             let done = self.0.with(shard_index, |shard, space| {
                 shard.prefetch(hashed);
                 let number = shard_number(shard_index);
-                let (page, slot) = shard.slabs.allocate(len, space, number).or_else(|| {
+                let (page, slot) = shard.slabs.allocate(now, len, space, number).or_else(|| {
                     // In a full store of values of one size, one victim is enough, under the same lock.
                     shard.evict_own(now, space);
-                    shard.slabs.allocate(len, space, number)
+                    shard.slabs.allocate(now, len, space, number)
                 })?;
                 let at = shard.slabs.slot(page, slot).0.plus(SMALL_HEADER + key.len() as u64);
                 space.memory(at).write(at.offset(), value);
@@ -480,6 +482,11 @@ impl WriteGuard {
     /// The placement's generation, once committed.
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// When the grant ends. A write that goes on after that only keeps the slot from its next owner.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// The memory to write, as bytes. No other write of the range can begin while this one lives.

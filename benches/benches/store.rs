@@ -27,7 +27,7 @@ fn key(number: u64) -> [u8; 36] {
 fn full(objects: u64) -> Store {
     let config =
         StoreConfig { watermark_high_percent: 100, watermark_low_percent: 100, seed: 1, ..StoreConfig::default() };
-    let bytes = (objects.div_ceil(409) + config.shards as u64) * (64 << 10) + (1 << 20);
+    let bytes = (objects.div_ceil(102) + config.shards as u64) * (16 << 10) + (1 << 20);
     let memory = PlainMemory::new(usize::try_from(bytes).expect("64-bit")).expect("memory");
     let store = Store::new(config, vec![Arc::new(memory)]);
     for number in 0..objects {

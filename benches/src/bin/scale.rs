@@ -80,10 +80,10 @@ fn read(store: &Store, now: Instant, number: u64) -> u64 {
 }
 
 fn run(objects: u64, samples: u64) {
-    // Slots of 160 bytes, 409 in a slab page of 64 KiB; each shard may have one page begun.
+    // Slots of 160 bytes, 102 in a slab page of 16 KiB; each shard may have one page begun.
     let config =
         StoreConfig { watermark_high_percent: 100, watermark_low_percent: 100, seed: 1, ..StoreConfig::default() };
-    let total = (objects.div_ceil(409) + config.shards as u64) * (64 << 10) + (1 << 20);
+    let total = (objects.div_ceil(102) + config.shards as u64) * (16 << 10) + (1 << 20);
     let segments = total.div_ceil(storage::SEGMENT_LEN_MAX);
     let account = Account::new();
     let before = resident();

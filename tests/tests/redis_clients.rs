@@ -79,16 +79,17 @@ fn redis_cli_helps_with_our_own_commands() {
     let session = format!("stty rows 50 cols 250; exec redis-cli -p {}", server.port());
     let mut command = Command::new(script);
     command.args(["--quiet", "--return", "--command", &session, "/dev/null"]).env("TERM", "xterm");
-    // What to wait for, and what to type then. The last but one is a hint: the line is not sent.
+    // What to wait for, and what to type then. The last but one is a hint: the line is not sent. After a help text comes
+    // a prompt: what is typed before it is thrown away with the terminal's mode.
     let mut talk = [
-        ("> ", "help put\r"),
-        ("Reserves room for an object", "lookup "),
-        ("key [key ...] [LEASE milliseconds]", "\u{3}"),
+        ("", "> ", "help put\r"),
+        ("Reserves room for an object", "> ", "lookup "),
+        ("", "key [key ...] [LEASE milliseconds]", "\u{3}"),
     ]
     .into_iter();
     let mut next = talk.next();
     let told = peer::converse(&mut command, |text| match next {
-        Some((awaited, typed)) if text.contains(awaited) => {
+        Some((first, then, typed)) if text.split_once(first).is_some_and(|(_, rest)| rest.contains(then)) => {
             next = talk.next();
             Turn::Say(typed.to_owned())
         }

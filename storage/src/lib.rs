@@ -37,7 +37,8 @@ pub use store::Store;
 pub use store::keyspace::{Stat, Ttl};
 pub use store::maintain::{Accounting, Usage};
 pub use store::read::{Found, Leased, Lookup, ReadGuard};
-pub use store::write::{GrantTerms, Granted, Reservation, Seal, SealGuard, WriteGuard};
+pub use store::slots::{Reservation, SealGuard, WriteGuard};
+pub use store::write::{GrantTerms, Granted, Seal};
 
 /// Objects shorter than this, key included, share pages with others; longer ones have pages of their own.
 pub const SMALL_LEN_MAX: u64 = dram::slab::SLOT_LEN_MAX;

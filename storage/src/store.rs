@@ -7,6 +7,7 @@ pub(crate) mod keyspace;
 pub(crate) mod maintain;
 pub(crate) mod read;
 pub(crate) mod room;
+pub(crate) mod slots;
 pub(crate) mod write;
 
 use crate::config::StoreConfig;

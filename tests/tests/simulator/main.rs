@@ -13,8 +13,10 @@
 
 mod content;
 mod model;
+mod reads;
 mod steps;
 mod world;
+mod writes;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use world::World;

@@ -72,6 +72,11 @@ impl Model {
         self.live.remove(&key)
     }
 
+    /// Removes the object of this placement, if it is live.
+    pub(crate) fn remove_placement(&mut self, generation: Generation) {
+        self.live.retain(|_, object| object.generation != generation);
+    }
+
     pub(crate) fn clear(&mut self) {
         self.live.clear();
     }

@@ -170,7 +170,7 @@ impl World {
         let shards = 1 << random.random_range(0..4);
         let segments: Vec<Arc<dyn StableMemory>> = (0..random.random_range(1..=3))
             .map(|_| -> Arc<dyn StableMemory> {
-                let pages = random.random_range(150..600);
+                let pages = random.random_range(60..350);
                 Arc::new(PlainMemory::new(pages * 4096).expect("little memory"))
             })
             .collect();
@@ -294,8 +294,8 @@ impl World {
             StoreError::NoSpace { .. } => self.counts.no_space += 1,
             StoreError::Quota { .. } => self.counts.quota += 1,
             StoreError::Crc { .. } => self.counts.crc_refused += 1,
-            StoreError::TooBig { .. }
-            | StoreError::KeyLen { .. }
+            StoreError::TooBig { len, max } => assert!(len > max && *max < ByteLen(self.len_max as u64), "{error}"),
+            StoreError::KeyLen { .. }
             | StoreError::NoGrant
             | StoreError::Busy
             | StoreError::Range { .. }

@@ -2,19 +2,24 @@
 //!
 //! Invariants:
 //! - A connection says hello with a session's token first; it ends with the session.
-//! - A write is acknowledged when its bytes lie in the slot. The slot stays while they arrive, also if the grant ends
-//!   meanwhile.
+//! - A write is acknowledged when its bytes lie in the slot. The slot stays while they arrive, and not beyond the grant: what
+//!   comes later is thrown away. A read that is not taken holds its object little longer than the lease.
 //! - A malformed frame ends the connection; a refused one does not, and its payload is thrown away.
+//! - A connection that is inside a frame and does not go on ends.
+
+mod pace;
 
 use crate::node::Node;
 use crate::session::Bond;
+use pace::Pace;
 use parking_lot::Mutex;
-use protocol::base::Crc;
+use protocol::base::{Crc, Instant, LeaseId, Millis};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use storage::StoreError;
+use storage::{StoreError, WriteGuard};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use transport::tcp::frame::{HEADER_LEN, Request, RequestHeader, ResponseHeader, Status, Token};
@@ -24,59 +29,77 @@ const RECEIVE_LEN_MAX: usize = 256 * 1024;
 /// Bytes of a read handed to the socket by one call.
 const SEND_LEN_MAX: usize = 1 << 20;
 
+/// Time that a reader gets to take the rest of what it asked for in time, so that it can tell that it is late.
+const LATE_READ: Millis = Millis(500);
+
 /// Tokens of bulk sessions, and whose they are.
 #[derive(Debug, Default)]
-pub(crate) struct BulkSessions(Mutex<HashMap<[u8; 16], Weak<Bond>>>);
+pub(crate) struct BulkSessions {
+    tokens: Mutex<HashMap<[u8; 16], Weak<Bond>>>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// One of the bulk connections that there may be.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<AtomicUsize>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl BulkSessions {
+    /// Room for one more connection, if there are fewer than `most`.
+    pub(crate) fn seat(&self, most: usize) -> Option<Seat> {
+        let seat = Seat(Arc::clone(&self.connections));
+        // Dropped, it gives back what was taken.
+        (self.connections.fetch_add(1, Ordering::Relaxed) < most).then_some(seat)
+    }
+
     /// Opens a bulk session for a client, or finds the one it has.
     pub(crate) fn open(&self, bond: &Arc<Bond>) -> Token {
         if let Some(token) = bond.token() {
             return token;
         }
         let token = Token::random();
-        self.0.lock().insert(token.0, Arc::downgrade(bond));
+        self.tokens.lock().insert(token.0, Arc::downgrade(bond));
         bond.set_token(Some(token));
         token
     }
 
     /// Sessions that are open.
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
+        self.tokens.lock().len()
     }
 
     pub(crate) fn forget(&self, token: Token) {
-        self.0.lock().remove(&token.0);
+        self.tokens.lock().remove(&token.0);
     }
 
     fn find(&self, token: Token) -> Option<Arc<Bond>> {
-        self.0.lock().get(&token.0).and_then(Weak::upgrade).filter(|bond| !bond.is_closed())
+        self.tokens.lock().get(&token.0).and_then(Weak::upgrade).filter(|bond| !bond.is_closed())
     }
 }
 
-/// Waits for one step of a transfer; `TimedOut` when nothing moved for too long.
-async fn within<T>(limit: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(limit, step).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-}
-
 /// Serves one bulk connection: hello, then frames until it ends.
-pub(crate) async fn serve(node: Arc<Node>, mut socket: TcpStream) {
+pub(crate) async fn serve(node: Arc<Node>, mut socket: TcpStream, seat: Seat) {
     let patience = node.config.read().progress_ms.duration();
-    let hello = within(patience, read_header(&mut socket)).await;
-    let Ok(Some(hello)) = hello else { return };
-    let Request::Hello { token } = hello.request else {
-        let _ = respond(&mut socket, hello.refused(Status::Denied), patience).await;
-        return;
+    let mut pace = Pace::new(patience);
+    let Ok(Some(Some(hello))) = pace.step(None, read_header(&mut socket, patience)).await else { return };
+    let bond = match hello.request {
+        Request::Hello { token } => node.bulk.find(token),
+        Request::Write { .. } | Request::Read { .. } | Request::Ping => None,
     };
-    let Some(bond) = node.bulk.find(token) else {
-        let _ = respond(&mut socket, hello.refused(Status::Denied), patience).await;
+    let mut bulk = Bulk { node, socket, patience, _seat: seat };
+    let Some(bond) = bond else {
+        let _ = bulk.respond(hello.refused(Status::Denied)).await;
         return;
     };
     let task = tokio::spawn({
         let bond = Arc::clone(&bond);
         async move {
-            let mut bulk = Bulk { node, bond, socket, patience };
-            if let Err(error) = bulk.run(hello).await {
+            if let Err(error) = bulk.run(&bond, hello).await {
                 tracing::debug!(%error, "bulk connection ended");
             }
         }
@@ -86,23 +109,31 @@ pub(crate) async fn serve(node: Arc<Node>, mut socket: TcpStream) {
 
 struct Bulk {
     node: Arc<Node>,
-    bond: Arc<Bond>,
     socket: TcpStream,
     patience: Duration,
+    _seat: Seat,
 }
 
-async fn read_header(socket: &mut TcpStream) -> io::Result<Option<RequestHeader>> {
+/// What became of a write's payload.
+enum Received {
+    /// It lies in the slot.
+    All(Crc),
+    /// The grant ended first, with so many bytes still to come.
+    Late { left: u64 },
+}
+
+/// The next header; `None` at the end of the stream. There is all the time in the world until its first byte.
+async fn read_header(socket: &mut TcpStream, patience: Duration) -> io::Result<Option<RequestHeader>> {
     let mut header = [0; HEADER_LEN];
     let first = socket.read(&mut header).await?;
     if first == 0 {
         return Ok(None);
     }
-    socket.read_exact(&mut header[first..]).await?;
+    if first < HEADER_LEN {
+        let rest = socket.read_exact(&mut header[first..]);
+        Pace::new(patience).step(None, rest).await?;
+    }
     RequestHeader::decode(&header).map(Some).map_err(io::Error::other)
-}
-
-async fn respond(socket: &mut TcpStream, header: ResponseHeader, patience: Duration) -> io::Result<()> {
-    within(patience, socket.write_all(&header.encode())).await
 }
 
 fn status(error: &StoreError) -> Status {
@@ -118,56 +149,29 @@ fn status(error: &StoreError) -> Status {
 }
 
 impl Bulk {
-    async fn run(&mut self, hello: RequestHeader) -> io::Result<()> {
-        respond(&mut self.socket, hello.done(), self.patience).await?;
-        while let Some(header) = read_header(&mut self.socket).await? {
+    async fn run(&mut self, bond: &Bond, hello: RequestHeader) -> io::Result<()> {
+        self.respond(hello.done()).await?;
+        while let Some(header) = read_header(&mut self.socket, self.patience).await? {
+            let now = self.node.now_looked();
             match header.request {
                 Request::Hello { .. } => {
-                    respond(&mut self.socket, header.refused(Status::Denied), self.patience).await?;
+                    self.respond(header.refused(Status::Denied)).await?;
                     return Ok(());
                 }
-                Request::Ping => respond(&mut self.socket, header.done(), self.patience).await?,
+                Request::Ping => self.respond(header.done()).await?,
                 Request::Write { grant, offset, length, crc } => {
-                    let write = self.node.store.write(self.node.now(), grant, self.bond.id, offset, length);
-                    let answer = match write {
-                        Ok(mut write) => {
-                            let actual = self.receive(write.bytes_mut(), crc.is_some()).await?;
-                            let generation = write.generation();
-                            drop(write);
-                            match crc {
-                                Some(claimed) if claimed != actual => header.refused(Status::Crc),
-                                _ => header.written(generation),
-                            }
-                        }
+                    let answer = match self.node.store.write(now, grant, bond.id, offset, length) {
+                        Ok(write) => self.write(header, write, crc).await?,
                         Err(error) => {
                             self.throw_away(length).await?;
                             header.refused(status(&error))
                         }
                     };
-                    respond(&mut self.socket, answer, self.patience).await?;
+                    self.respond(answer).await?;
                 }
                 Request::Read { lease, offset, length } => {
-                    let held = self.node.store.read_leased(self.node.now(), lease, self.bond.id);
-                    match held {
-                        Ok(value) => {
-                            let end = offset.checked_add(length).and_then(|end| usize::try_from(end).ok());
-                            let bytes = usize::try_from(offset)
-                                .ok()
-                                .zip(end)
-                                .and_then(|(from, to)| value.bytes().get(from..to));
-                            match bytes {
-                                Some(bytes) => {
-                                    let answer = header.reading(value.generation(), length, value.crc());
-                                    self.send(answer, bytes).await?;
-                                }
-                                None => {
-                                    respond(&mut self.socket, header.refused(Status::TooBig), self.patience).await?
-                                }
-                            }
-                        }
-                        Err(error) => {
-                            respond(&mut self.socket, header.refused(status(&error)), self.patience).await?;
-                        }
+                    if let Err(error) = self.read(bond, header, now, (lease, offset, length)).await? {
+                        self.respond(header.refused(error)).await?;
                     }
                 }
             }
@@ -175,12 +179,46 @@ impl Bulk {
         Ok(())
     }
 
-    async fn receive(&mut self, bytes: &mut [u8], check: bool) -> io::Result<Crc> {
+    async fn respond(&mut self, header: ResponseHeader) -> io::Result<()> {
+        let bytes = header.encode();
+        Pace::new(self.patience).step(None, self.socket.write_all(&bytes)).await.map(drop)
+    }
+
+    /// Receives a write's payload into the slot.
+    async fn write(
+        &mut self,
+        header: RequestHeader,
+        mut write: WriteGuard,
+        claimed: Option<Crc>,
+    ) -> io::Result<ResponseHeader> {
+        let deadline = self.at(write.deadline());
+        let received = self.receive(write.bytes_mut(), deadline, claimed.is_some()).await?;
+        let generation = write.generation();
+        drop(write);
+        Ok(match received {
+            Received::All(actual) if claimed.is_some_and(|claimed| claimed != actual) => header.refused(Status::Crc),
+            Received::All(_) => header.written(generation),
+            Received::Late { left } => {
+                self.throw_away(left).await?;
+                header.refused(Status::NoGrant)
+            }
+        })
+    }
+
+    /// A moment of the node's clock, as the runtime counts.
+    fn at(&self, moment: Instant) -> tokio::time::Instant {
+        tokio::time::Instant::now() + moment.left_at(self.node.now()).duration()
+    }
+
+    async fn receive(&mut self, bytes: &mut [u8], deadline: tokio::time::Instant, check: bool) -> io::Result<Received> {
         let mut crc = Crc::default();
         let mut done = 0;
+        let mut pace = Pace::new(self.patience);
         while done < bytes.len() {
             let end = bytes.len().min(done + RECEIVE_LEN_MAX);
-            let count = within(self.patience, self.socket.read(&mut bytes[done..end])).await?;
+            let Some(count) = pace.step(Some(deadline), self.socket.read(&mut bytes[done..end])).await? else {
+                return Ok(Received::Late { left: (bytes.len() - done) as u64 });
+            };
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -188,40 +226,68 @@ impl Bulk {
                 crc = crc.extend(&bytes[done..done + count]);
             }
             done += count;
+            pace.moved(count);
             self.node.stats.bulk_in.add(count as u64);
         }
-        Ok(crc)
+        Ok(Received::All(crc))
     }
 
     async fn throw_away(&mut self, mut length: u64) -> io::Result<()> {
         let mut waste = vec![0; usize::try_from(length.min(RECEIVE_LEN_MAX as u64)).expect("at most 256 KiB")];
+        let mut pace = Pace::new(self.patience);
         while length > 0 {
             let most = usize::try_from(length.min(waste.len() as u64)).expect("at most 256 KiB");
-            let count = within(self.patience, self.socket.read(&mut waste[..most])).await?;
+            let count = pace.step(None, self.socket.read(&mut waste[..most])).await?.unwrap_or(0);
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            pace.moved(count);
             length -= count as u64;
         }
         Ok(())
     }
 
-    async fn send(&mut self, header: ResponseHeader, bytes: &[u8]) -> io::Result<()> {
-        let header = header.encode();
+    /// Answers a read with its bytes, or says why not.
+    async fn read(
+        &mut self,
+        bond: &Bond,
+        header: RequestHeader,
+        now: Instant,
+        (lease, offset, length): (LeaseId, u64, u64),
+    ) -> io::Result<Result<(), Status>> {
+        let value = match self.node.store.read_leased(now, lease, bond.id) {
+            Ok(value) => value,
+            Err(error) => return Ok(Err(status(&error))),
+        };
+        let end = offset.checked_add(length).and_then(|end| usize::try_from(end).ok());
+        let part = usize::try_from(offset).ok().zip(end).and_then(|(from, to)| value.bytes().get(from..to));
+        let Some(bytes) = part else { return Ok(Err(Status::TooBig)) };
+        let answer = header.reading(value.generation(), length, value.crc()).encode();
+        let mut pace = Pace::new(self.patience);
+        let Ok(end) = self.node.store.lease_end(now, lease, bond.id) else { return Ok(Err(Status::NoLease)) };
+        let mut late = self.at(end + LATE_READ);
         let mut sent = 0;
         while sent < HEADER_LEN + bytes.len() {
-            let head = &header[sent.min(HEADER_LEN)..];
+            let head = &answer[sent.min(HEADER_LEN)..];
             let from = sent.saturating_sub(HEADER_LEN);
             let body = &bytes[from..bytes.len().min(from + SEND_LEN_MAX)];
             let slices = [IoSlice::new(head), IoSlice::new(body)];
             let slices = if head.is_empty() { &slices[1..] } else { &slices[..] };
-            let count = within(self.patience, self.socket.write_vectored(slices)).await?;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            match pace.step(Some(late), self.socket.write_vectored(slices)).await? {
+                Some(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Some(count) => {
+                    sent += count;
+                    pace.moved(count);
+                    self.node.stats.bulk_out.add(count as u64);
+                }
+                // It may have been renewed meanwhile.
+                None => match self.node.store.lease_end(self.node.now(), lease, bond.id) {
+                    Ok(end) => late = self.at(end + LATE_READ),
+                    // Half a frame cannot be taken back.
+                    Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "a read was taken too late")),
+                },
             }
-            sent += count;
-            self.node.stats.bulk_out.add(count as u64);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 }

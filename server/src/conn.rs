@@ -7,6 +7,7 @@
 //! Invariants:
 //! - A connection runs no command while replies beyond the pause length wait: a client that does not read is not served.
 //! - A declared length is charged to the client before a byte of it is received.
+//! - What a connection makes the server buffer is bounded, requests and replies alike; one that asks for more ends.
 //! - After a malformed frame nothing more is read from the connection.
 
 pub(crate) mod heading;
@@ -16,8 +17,9 @@ pub(crate) mod stream;
 
 use crate::dispatch::{self, Answer, Ctx, Flow};
 use crate::error::refused;
-use crate::session::Session;
-use crate::stats::bump;
+use crate::node::Node;
+use crate::session::{ClientInfo, Session};
+use crate::stats::{WorkerStats, bump};
 use bytes::{Buf, BytesMut};
 use output::Output;
 use protocol::base::Crc;
@@ -26,6 +28,7 @@ use protocol::resp::{Framer, Limits, Step, WireError};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use storage::Reservation;
@@ -39,6 +42,9 @@ const SCRATCH_LEN_BULKY: usize = 1024;
 const RECEIVE_LEN_MAX: usize = 256 * 1024;
 /// From this length on a value makes its connection a bulk one.
 pub(crate) const BULKY_LEN_MIN: u64 = 64 * 1024;
+
+/// Bytes that count as progress inside a request or a reply. Fewer, now and then, keep what was lent for them for ever.
+pub(crate) const PROGRESS_LEN: usize = 16 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice());
@@ -68,6 +74,8 @@ enum Next {
     /// Something that takes time.
     Wait(dispatch::Job, Answer),
     Close,
+    /// At once, without a word more: nobody takes what there is to say.
+    Drop,
 }
 
 /// Why serving ended here.
@@ -84,8 +92,8 @@ pub(crate) struct Moving {
 }
 
 impl Moving {
-    pub(crate) fn node(&self) -> std::sync::Arc<crate::node::Node> {
-        std::sync::Arc::clone(&self.state.session.node)
+    pub(crate) fn node(&self) -> Arc<Node> {
+        Arc::clone(&self.state.session.node)
     }
 
     /// Registers with the runtime that this is called in.
@@ -112,6 +120,8 @@ struct State {
     took: bool,
     /// What ran since the clock was read.
     ran: Vec<(CommandId, u32)>,
+    /// Bytes that came since the client was last seen to make progress.
+    moved: usize,
 }
 
 /// See the module's text.
@@ -134,6 +144,7 @@ impl Conn {
             receiving: false,
             took: false,
             ran: Vec::new(),
+            moved: 0,
         };
         Self { stream, state }
     }
@@ -146,25 +157,16 @@ impl Conn {
         self.state.output.resp3 = resp3;
     }
 
-    pub(crate) fn client(&self) -> &std::sync::Arc<crate::session::ClientInfo> {
+    pub(crate) fn client(&self) -> &Arc<ClientInfo> {
         &self.state.session.client
     }
 
     /// Serves until the connection ends or moves.
     pub(crate) async fn serve(mut self) -> Exit {
-        let node = std::sync::Arc::clone(&self.state.session.node);
-        let worker = self.state.worker;
-        let stats = std::sync::Arc::clone(&node.workers().get(worker).stats);
-        stats.connections.fetch_add(1, Ordering::Relaxed);
-        let bulky = self.client().bulky.load(Ordering::Relaxed);
-        if bulky {
-            stats.bulky.fetch_add(1, Ordering::Relaxed);
-        }
+        let stats = Arc::clone(&self.state.session.node.workers().get(self.state.worker).stats);
+        let served = Served::count(stats, Arc::clone(self.client()));
         let exit = self.run().await;
-        stats.connections.fetch_sub(1, Ordering::Relaxed);
-        if self.client().bulky.load(Ordering::Relaxed) {
-            stats.bulky.fetch_sub(1, Ordering::Relaxed);
-        }
+        drop(served);
         match exit {
             Ok(None) => Exit::Closed,
             Ok(Some(target)) => match self.stream.detach() {
@@ -211,12 +213,15 @@ impl Conn {
                     if answer == Answer::Unwanted {
                         output.forget(mark);
                     }
+                    // The time it took is not the client's.
+                    session.client.active_ms.store(session.node.now_ms(), Ordering::Relaxed);
                     self.state.run_buffer(&mut self.stream)
                 }
                 Next::Close => {
                     self.flush().await?;
                     return Ok(None);
                 }
+                Next::Drop => return Ok(None),
             };
         }
     }
@@ -253,18 +258,26 @@ impl Conn {
         let node = &self.state.session.node;
         // The time of the last request is close enough to begin with.
         client.progress_ms.store(client.active_ms.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
-        client.pending.store(self.state.output.buffered() as u64, Ordering::Relaxed);
+        let buffered = self.state.output.buffered();
+        // Short ones are not worth a cache line that all workers write.
+        let much = (buffered >= PROGRESS_LEN).then(|| Sending::begin(Arc::clone(node), buffered as u64));
+        let sending = much.transpose()?;
+        client.pending.store(buffered as u64, Ordering::Relaxed);
         let stats = &node.workers().get(self.state.worker).stats;
-        let mut first = true;
+        let (mut first, mut moved) = (true, 0);
         self.stream
             .flush(&mut self.state.output, |count| {
                 stats.net_out.add(count as u64);
                 bump(&client.bytes_out, count as u64);
-                if !std::mem::take(&mut first) {
-                    client.progress_ms.store(node.now_ms(), Ordering::Relaxed);
+                moved += count;
+                // Most replies go at once, and need no look at the clock.
+                if !std::mem::take(&mut first) && moved >= PROGRESS_LEN {
+                    moved = 0;
+                    client.progress_ms.store(node.now_ms().max(1), Ordering::Relaxed);
                 }
             })
             .await?;
+        drop(sending);
         client.pending.store(0, Ordering::Relaxed);
         client.progress_ms.store(0, Ordering::Relaxed);
         Ok(())
@@ -274,10 +287,10 @@ impl Conn {
     async fn receive(&mut self, arg: usize, len: u64, at: usize) -> io::Result<()> {
         self.state.bulky = self.state.bulky || len >= BULKY_LEN_MIN;
         self.state.session.client.progress_ms.store(self.state.session.node.now_ms().max(1), Ordering::Relaxed);
-        let node = std::sync::Arc::clone(&self.state.session.node);
-        let client = std::sync::Arc::clone(&self.state.session.client);
+        let node = Arc::clone(&self.state.session.node);
+        let client = Arc::clone(&self.state.session.client);
         let key = self.state.framer.args(&self.state.buffer).bytes(arg - 1).unwrap_or_default();
-        let reserved = node.store.reserve(node.now(), key, len, &self.state.session.bond.account);
+        let reserved = node.store.reserve(node.now_looked(), key, len, &self.state.session.bond.account);
         let total = usize::try_from(len).map_err(io::Error::other)?;
         let buffered = total.min(self.state.buffer.len() - at);
         let mut crc = Crc::default();
@@ -326,7 +339,7 @@ impl Conn {
 
     /// Where this connection is better served. Asked between requests only.
     fn better_worker(&mut self) -> Option<usize> {
-        if !std::mem::take(&mut self.state.bulky) || matches!(self.stream, Stream::Ring(_)) {
+        if !std::mem::take(&mut self.state.bulky) || !self.stream.can_move() {
             return None;
         }
         let client = &self.state.session.client;
@@ -339,18 +352,73 @@ impl Conn {
     }
 }
 
+/// A connection counts at its worker for as long as this lives, also if the task that serves it is ended from outside.
+struct Served {
+    stats: Arc<WorkerStats>,
+    client: Arc<ClientInfo>,
+}
+
+impl Served {
+    fn count(stats: Arc<WorkerStats>, client: Arc<ClientInfo>) -> Self {
+        stats.connections.fetch_add(1, Ordering::Relaxed);
+        if client.bulky.load(Ordering::Relaxed) {
+            stats.bulky.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { stats, client }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stats.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.client.bulky.load(Ordering::Relaxed) {
+            self.stats.bulky.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Replies take memory for as long as this lives.
+struct Sending {
+    node: Arc<Node>,
+    bytes: u64,
+}
+
+impl Sending {
+    /// Refuses what is much, while others wait with as much as all may.
+    fn begin(node: Arc<Node>, bytes: u64) -> io::Result<Self> {
+        let before = node.hot.sending.fetch_add(bytes, Ordering::Relaxed);
+        let (max, sending) = (node.hot.waiting_max, Self { node, bytes });
+        if before + bytes > max && bytes > max / 16 {
+            sending.node.stats.evicted.add(1);
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "replies of all clients fill the memory for them"));
+        }
+        Ok(sending)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.node.hot.sending.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl State {
-    fn arrived(&self, count: usize) {
+    fn arrived(&mut self, count: usize) {
+        self.moved += count;
         let client = &self.session.client;
         self.session.node.workers().get(self.worker).stats.net_in.add(count as u64);
         bump(&client.bytes_in, count as u64);
     }
 
     /// Some bytes of a large value came.
-    fn received(&self, node: &crate::node::Node, client: &crate::session::ClientInfo, count: usize) {
+    fn received(&mut self, node: &Node, client: &ClientInfo, count: usize) {
         node.workers().get(self.worker).stats.net_in.add(count as u64);
         bump(&client.bytes_in, count as u64);
-        client.progress_ms.store(node.now_ms(), Ordering::Relaxed);
+        self.moved += count;
+        if self.moved >= PROGRESS_LEN {
+            self.moved = 0;
+            client.progress_ms.store(node.now_ms().max(1), Ordering::Relaxed);
+        }
     }
 
     /// Runs what the connection's own buffer holds.
@@ -367,9 +435,9 @@ impl State {
 
     /// Runs the complete commands at the start of `bytes`. Returns how many bytes they took and what comes next.
     fn run_commands(&mut self, bytes: &[u8], stream: &mut Stream) -> (usize, Next) {
-        let node = std::sync::Arc::clone(&self.session.node);
+        let node = Arc::clone(&self.session.node);
         let stats = &*node.workers().get(self.worker).stats;
-        let now = node.now();
+        let now = node.now_looked();
         let now_ms = now.0 / 1_000_000;
         let pause = usize::try_from(node.hot.output_pause.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         let mut start = 0;
@@ -397,6 +465,7 @@ impl State {
                     start += consumed;
                     commands += 1;
                     match flow {
+                        Flow::Go if self.output.buffered() > node.hot.output_len_max => break Next::Drop,
                         Flow::Go if self.output.pending() >= pause => break Next::Flush,
                         Flow::Go => {}
                         Flow::Relimit => self.framer.set_limits(limits(&self.session)),
@@ -422,16 +491,44 @@ impl State {
             bump(&client.commands, commands);
             self.account_time(stats, now, commands);
         }
-        // Inside a request its bytes must keep coming; between requests there is all the time in the world.
-        let inside =
-            matches!(next, Next::Receive { .. }) || (matches!(next, Next::Read) && self.framer.is_mid_command());
-        let inside = inside || (matches!(next, Next::Read) && start < bytes.len());
-        self.session.client.progress_ms.store(if inside { now_ms.max(1) } else { 0 }, Ordering::Relaxed);
+        let left = bytes.len() - start;
+        let next = if matches!(next, Next::Read) && left > self.request_len_max() { self.too_long() } else { next };
+        self.note_progress(&next, left, commands > 0, now_ms);
         (start, next)
     }
 
+    /// Inside a request its bytes must keep coming; between requests there is all the time in the world.
+    fn note_progress(&mut self, next: &Next, left: usize, ran: bool, now_ms: u64) {
+        let client = &self.session.client;
+        let inside = match next {
+            Next::Receive { .. } => true,
+            Next::Read => self.framer.is_mid_command() || left > 0,
+            Next::Flush | Next::Wait(..) | Next::Close | Next::Drop => false,
+        };
+        let begun = inside && (ran || client.progress_ms.load(Ordering::Relaxed) == 0);
+        if begun || self.moved >= PROGRESS_LEN || !inside {
+            self.moved = 0;
+            client.progress_ms.store(if inside { now_ms.max(1) } else { 0 }, Ordering::Relaxed);
+        }
+        if left > 0 || client.buffered.load(Ordering::Relaxed) > 0 {
+            client.buffered.store(left as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that one request may have, large values apart.
+    fn request_len_max(&self) -> usize {
+        let hot = &self.session.node.hot;
+        if self.session.authenticated { hot.request_len_max } else { hot.preauth_len_max }
+    }
+
+    fn too_long(&mut self) -> Next {
+        self.session.node.stats.protocol_errors.add(1);
+        self.output.writer().wire_error(&WireError::err("Protocol error: too long a request"));
+        Next::Close
+    }
+
     /// Shares the time since `since` among the commands that ran. Two readings of the clock a batch are all that costs.
-    fn account_time(&mut self, stats: &crate::stats::WorkerStats, since: protocol::base::Instant, commands: u64) {
+    fn account_time(&mut self, stats: &WorkerStats, since: protocol::base::Instant, commands: u64) {
         let spent = self.session.node.now().micros_floor().saturating_sub(since.micros_floor());
         for (id, count) in self.ran.drain(..) {
             bump(&stats.of(id).usec, spent * u64::from(count) / commands);

@@ -22,6 +22,7 @@ mod sampler;
 mod session;
 mod slow;
 mod stats;
+mod upkeep;
 mod worker;
 
 pub use node::Node;

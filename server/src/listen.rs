@@ -116,7 +116,7 @@ async fn accept_resp(node: &Arc<Node>, listener: TcpListener) {
                     && !peer.ip().is_loopback()
                     && !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed)
                 {
-                    refuse(socket, b"-DENIED this server is in protected mode: set `requirepass`, or connect from the same host, or set `protected-mode = false` if every client is trusted\r\n");
+                    refuse(&Incoming::Tcp(socket), b"-DENIED this server is in protected mode: set `requirepass`, or connect from the same host, or set `protected-mode = false` if every client is trusted\r\n");
                     continue;
                 }
                 admit(node, Incoming::Tcp(socket), peer.to_string(), laddr, fd);
@@ -144,13 +144,17 @@ async fn accept_bulk(node: &Arc<Node>, listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
+                let Some(seat) = node.bulk.seat(node.config.read().maxclients) else {
+                    node.stats.rejected.add(1);
+                    continue;
+                };
                 tune(&socket, node);
                 let Ok(socket) = socket.into_std() else { continue };
                 next = (next + 1) % node.workers().len();
                 let serving = Arc::clone(node);
                 node.workers().spawn(next, async move {
                     match TcpStream::from_std(socket) {
-                        Ok(socket) => bulk::serve(serving, socket).await,
+                        Ok(socket) => bulk::serve(serving, socket, seat).await,
                         Err(error) => tracing::warn!(%error, "adopt a bulk connection"),
                     }
                 });
@@ -171,9 +175,12 @@ fn tune(socket: &TcpStream, node: &Node) {
     }
 }
 
-fn refuse(socket: TcpStream, words: &[u8]) {
+fn refuse(incoming: &Incoming, words: &[u8]) {
     // One small write into an empty socket buffer: it fits, or the peer has gone.
-    let _ = socket.try_write(words);
+    let _ = match incoming {
+        Incoming::Tcp(socket) => socket.try_write(words),
+        Incoming::Unix(socket) => socket.try_write(words),
+    };
 }
 
 enum Incoming {
@@ -185,9 +192,7 @@ fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: 
     node.stats.connections.add(1);
     if node.clients.len() >= node.config.read().maxclients {
         node.stats.rejected.add(1);
-        if let Incoming::Tcp(socket) = incoming {
-            refuse(socket, b"-ERR max number of clients reached\r\n");
-        }
+        refuse(&incoming, b"-ERR max number of clients reached\r\n");
         return;
     }
     let id = node.clients.take_id();
@@ -210,29 +215,29 @@ fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: 
     let client = Arc::clone(&session.client);
     let task = node.workers().spawn(worker, async move {
         match detached.attach() {
-            Ok(stream) => drive(Conn::new(stream, session, worker)).await,
+            Ok(stream) => drive(Conn::new(stream, session, worker), 0).await,
             Err(error) => tracing::warn!(%error, "adopt a connection"),
         }
     });
-    client.served_by(task.abort_handle());
+    client.served_by(0, task.abort_handle());
 }
 
-/// Serves a connection here, then wherever it moves.
-pub(crate) async fn drive(conn: Conn) {
+/// Serves a connection here, where it came by `moves` moves, then wherever it moves.
+async fn drive(conn: Conn, moves: u64) {
     let client = Arc::clone(conn.client());
     let Exit::Move(moving, target) = conn.serve().await else { return };
     let node = moving.node();
     let moved = Arc::clone(&client);
-    let task = node.workers().spawn(target, go_on(*moving, target));
-    moved.served_by(task.abort_handle());
+    let task = node.workers().spawn(target, go_on(*moving, target, moves + 1));
+    moved.served_by(moves + 1, task.abort_handle());
 }
 
-fn go_on(moving: crate::conn::Moving, target: usize) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+fn go_on(moving: crate::conn::Moving, target: usize, moves: u64) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         match moving.attach() {
             Ok(mut conn) => {
                 conn.worker(target);
-                drive(conn).await;
+                drive(conn, moves).await;
             }
             Err(error) => tracing::warn!(%error, "adopt a connection"),
         }

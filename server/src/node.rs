@@ -10,6 +10,7 @@ use crate::config::{Config, ShmWrite};
 use crate::sampler::Sampler;
 use crate::slow::Slow;
 use crate::stats::NodeStats;
+use crate::upkeep::Upkeep;
 use crate::worker::Workers;
 use anyhow::Context as _;
 use parking_lot::RwLock;
@@ -48,6 +49,7 @@ pub struct Node {
     pub(crate) stats: NodeStats,
     pub(crate) sampler: Sampler,
     pub(crate) slow: Slow,
+    pub(crate) upkeep: Upkeep,
     /// The file that the configuration came from, for `CONFIG REWRITE`.
     pub(crate) config_file: OnceLock<PathBuf>,
     pub(crate) workers: OnceLock<Workers>,
@@ -64,7 +66,14 @@ pub struct Node {
 #[derive(Debug)]
 pub(crate) struct Hot {
     pub(crate) output_pause: AtomicU64,
+    pub(crate) output_len_max: usize,
+    pub(crate) request_len_max: usize,
+    pub(crate) preauth_len_max: usize,
     pub(crate) needs_auth: AtomicBool,
+    /// Bytes of replies that are being sent.
+    pub(crate) sending: AtomicU64,
+    /// Bytes of requests and replies that may wait in all.
+    pub(crate) waiting_max: u64,
 }
 
 impl Node {
@@ -130,9 +139,15 @@ impl Node {
             rand::random::<u32>()
         ));
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let len = |len: protocol::base::ByteLen| usize::try_from(len.get()).unwrap_or(usize::MAX);
         let hot = Hot {
             output_pause: AtomicU64::new(config.output_pause_len.get()),
+            output_len_max: len(config.output_len_max),
+            request_len_max: len(config.request_len_max),
+            preauth_len_max: len(config.preauth_len_max),
             needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
+            sending: AtomicU64::new(0),
+            waiting_max: config.dram_total().get() / 100 * u64::from(config.output_total_percent.0),
         };
         Ok(Arc::new(Self {
             id,
@@ -147,6 +162,7 @@ impl Node {
             stats: NodeStats::default(),
             sampler: Sampler::default(),
             slow: Slow::default(),
+            upkeep: Upkeep::default(),
             config_file: OnceLock::new(),
             workers: OnceLock::new(),
             addresses: OnceLock::new(),

@@ -1,20 +1,16 @@
-//! A node's life from start to stop, with its upkeep.
+//! A node's life from start to stop.
 
 use crate::config::Config;
 use crate::listen::Listeners;
 use crate::node::Node;
+use crate::upkeep;
 use crate::worker::Workers;
 use anyhow::Context as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use storage::Pages;
 use tokio::signal::unix::{SignalKind, signal};
-use transport::Fence;
-
-/// How often clients are looked at for time-outs, and rates are sampled.
-const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs a node until a signal or `SHUTDOWN` ends it. `file` is where the configuration came from, for `CONFIG REWRITE`.
 ///
@@ -37,7 +33,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
     let served = runtime.block_on(async {
-        let upkeep = tokio::spawn(upkeep(Arc::clone(&node)));
+        let upkeep = tokio::spawn(upkeep::run(Arc::clone(&node)));
         let signals = tokio::spawn(watch_signals(Arc::clone(&node)));
         let served = listeners.serve(Arc::clone(&node)).await;
         node.shut_down();
@@ -115,43 +111,6 @@ fn start_prefault(node: &Arc<Node>) -> anyhow::Result<Vec<std::thread::JoinHandl
                 .context("start prefaulting")
         })
         .collect()
-}
-
-/// Ends what has run out, evicts to the watermark, closes clients that are stuck.
-async fn upkeep(node: Arc<Node>) {
-    let every = node.config.read().tick_ms.duration();
-    let mut tick = tokio::time::interval(every);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut sampled = tokio::time::Instant::now();
-    // Slots that wait until it is known what their writers can still do.
-    let mut unfenced = Vec::new();
-    loop {
-        tick.tick().await;
-        let now = node.now();
-        unfenced.extend(node.store.maintain(now));
-        unfenced.retain(|&grant| {
-            let fence = node.arena.as_ref().map(|arena| arena.fence(grant));
-            if fence.is_none() {
-                // In copy mode no peer writes unseen, so nothing needs a fence.
-                tracing::error!("a slot waits for a fence that nobody gives");
-            }
-            let pending = fence == Some(Fence::Pending);
-            if !pending {
-                node.store.fenced(grant);
-            }
-            pending
-        });
-        if sampled.elapsed() >= SAMPLE_EVERY {
-            sampled = tokio::time::Instant::now();
-            let (progress, idle) = {
-                let config = node.config.read();
-                (config.progress_ms.0, config.timeout.0 * 1000)
-            };
-            let reaped = node.clients.reap(now.0 / 1_000_000, progress, idle);
-            node.stats.timeouts.add(reaped);
-            node.sampler.tick(&node, now);
-        }
-    }
 }
 
 async fn watch_signals(node: Arc<Node>) {

@@ -150,16 +150,21 @@ pub(crate) struct ClientInfo {
     pub(crate) bytes_out: AtomicU64,
     /// Bytes of replies that wait.
     pub(crate) pending: AtomicU64,
+    /// Bytes of a request that is not whole yet.
+    pub(crate) buffered: AtomicU64,
     pub(crate) resp3: AtomicBool,
     pub(crate) no_evict: AtomicBool,
     /// Its reads do not count as use.
     pub(crate) no_touch: AtomicBool,
     pub(crate) words: Mutex<ClientWords>,
-    task: Mutex<Option<AbortHandle>>,
+    /// The task that serves it, and how many served it before.
+    task: Mutex<Option<(u64, AbortHandle)>>,
+    /// Of a ring: the socket it was made on, which ends with it.
+    owner: Option<Arc<ClientInfo>>,
     pub(crate) worker: AtomicU64,
     /// Whether it moves large values: such connections are spread over the workers.
     pub(crate) bulky: AtomicBool,
-    pub(crate) killed: AtomicBool,
+    killed: AtomicBool,
 }
 
 /// What a client says of itself.
@@ -172,7 +177,17 @@ pub(crate) struct ClientWords {
 
 impl ClientInfo {
     pub(crate) fn new(id: u64, addr: String, laddr: String, fd: i32, now_ms: u64) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::made(id, addr, laddr, fd, now_ms))
+    }
+
+    /// A ring that was made on the socket of `owner`.
+    pub(crate) fn ring(id: u64, owner: &Arc<Self>, now_ms: u64) -> Arc<Self> {
+        let made = Self::made(id, format!("ring:{}", owner.id), owner.laddr.clone(), -1, now_ms);
+        Arc::new(Self { owner: Some(Arc::clone(owner)), ..made })
+    }
+
+    fn made(id: u64, addr: String, laddr: String, fd: i32, now_ms: u64) -> Self {
+        Self {
             id,
             addr,
             laddr,
@@ -185,32 +200,46 @@ impl ClientInfo {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             pending: AtomicU64::new(0),
+            buffered: AtomicU64::new(0),
             resp3: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             words: Mutex::new(ClientWords::default()),
             task: Mutex::new(None),
+            owner: None,
             worker: AtomicU64::new(0),
             bulky: AtomicBool::new(false),
             killed: AtomicBool::new(false),
-        })
+        }
     }
 
-    /// The task that serves it now.
-    pub(crate) fn served_by(&self, task: AbortHandle) {
+    /// The task that serves it after `moves` others. They may say so in any order: the last one counts.
+    pub(crate) fn served_by(&self, moves: u64, task: AbortHandle) {
         let mut held = self.task.lock();
         if self.killed.load(Ordering::Acquire) {
             task.abort();
         }
-        *held = Some(task);
+        if held.as_ref().is_none_or(|(before, _)| *before <= moves) {
+            *held = Some((moves, task));
+        }
     }
 
-    /// Ends it, wherever it is served.
+    /// Whether it was ended, and may not know it yet.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    /// Ends it, wherever it is served; a ring with its socket, where its client would otherwise wait for ever.
     pub(crate) fn kill(&self) {
-        let task = self.task.lock();
-        self.killed.store(true, Ordering::Release);
-        if let Some(task) = &*task {
-            task.abort();
+        {
+            let task = self.task.lock();
+            self.killed.store(true, Ordering::Release);
+            if let Some((_, task)) = &*task {
+                task.abort();
+            }
+        }
+        if let Some(owner) = &self.owner {
+            owner.kill();
         }
     }
 }
@@ -234,5 +263,38 @@ impl Drop for Session {
         if self.owns_bond {
             self.bond.close(&self.node);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn for_ever() {
+        std::future::pending().await
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_client_is_ended_in_the_task_that_serves_it_last() {
+        let client = ClientInfo::new(1, "a".into(), "b".into(), 3, 0);
+        let (first, second) = (tokio::spawn(for_ever()), tokio::spawn(for_ever()));
+        // The one that it moved to may be known before the one that it came from.
+        client.served_by(1, second.abort_handle());
+        client.served_by(0, first.abort_handle());
+        client.kill();
+        assert!(second.await.expect_err("ended").is_cancelled());
+        let third = tokio::spawn(for_ever());
+        client.served_by(2, third.abort_handle());
+        assert!(third.await.expect_err("a killed client moves nowhere").is_cancelled());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_ring_is_ended_with_its_socket() {
+        let socket = ClientInfo::new(1, "a".into(), "b".into(), 3, 0);
+        let ring = ClientInfo::ring(2, &socket, 0);
+        let task = tokio::spawn(for_ever());
+        socket.served_by(0, task.abort_handle());
+        ring.kill();
+        assert!(task.await.expect_err("ended").is_cancelled());
     }
 }

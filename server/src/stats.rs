@@ -90,4 +90,6 @@ pub(crate) struct NodeStats {
     pub(crate) shm_leased: Counter,
     pub(crate) protocol_errors: Counter,
     pub(crate) timeouts: Counter,
+    /// Clients closed for the memory that they made the server hold.
+    pub(crate) evicted: Counter,
 }

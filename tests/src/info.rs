@@ -98,6 +98,18 @@ pub fn quiet_within(server: &Server, limit: Duration) -> Duration {
     }
 }
 
+/// Waits until this connection is the only one, and returns the descriptors that the server has then.
+///
+/// # Panics
+/// If it does not become so.
+pub fn alone(server: &Server, raw: &mut Raw) -> BTreeMap<String, usize> {
+    crate::server::until("all others are gone", Duration::from_secs(2), || {
+        let memory = Memory::ask(raw).expect("INFO is answered");
+        memory.clients == 1 && memory.bulk == 0 && client_mappings(server.pid()).expect("it runs") == 0
+    });
+    descriptors(server.pid()).expect("it runs")
+}
+
 /// Descriptors of a process by what they are, less those that a worker keeps once it has served a large value.
 ///
 /// # Errors

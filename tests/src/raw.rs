@@ -223,6 +223,15 @@ impl Raw {
         })
     }
 
+    /// Stores a value.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn set(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let reply = self.ask(&[b"SET", key.as_ref(), value.as_ref()]);
+        assert_eq!(reply, Value::Simple("OK".into()), "SET {}", key.as_ref().escape_ascii());
+    }
+
     /// Whether the connection still answers.
     pub fn is_alive(&mut self) -> bool {
         matches!(self.try_ask(&["PING"]), Ok(Value::Simple(text)) if text == "PONG")

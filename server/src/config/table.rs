@@ -272,17 +272,19 @@ settings! {
         Start batch_items_max: usize = "4096", "16" to "1048576";
         /// Length of one argument that is not a value.
         Start arg_len_max: ByteLen = "64 KiB", "16 KiB" to "1 MiB";
+        /// Length of one request, without values that go into slots of their own. A longer one closes the connection.
+        Start request_len_max: ByteLen = "64 MiB", "1 MiB" to "16 GiB";
         /// Arguments of one request before `AUTH`.
         Start preauth_args_max: usize = "10", "3" to "1024";
         /// Length of one request before `AUTH`.
         Start preauth_len_max: ByteLen = "16 KiB", "1 KiB" to "1 MiB";
-        /// Time without progress inside a request, or in taking its reply, after which a connection is closed.
+        /// Time without progress inside a request, or in taking its reply, after which a connection is closed. Less than 16 KiB is none.
         Start progress_ms: Millis = "5000", "100" to "600000";
         /// Replies waiting in one connection at which no more of its requests are read.
         Start output_pause_len: ByteLen = "1 MiB", "16 KiB" to "1 GiB";
         /// Replies waiting in one connection at which it is closed.
         Start output_len_max: ByteLen = "64 MiB", "1 MiB" to "16 GiB";
-        /// Replies waiting in all connections together, as a share of `dram`.
+        /// Requests and replies waiting in all connections together, as a share of `dram`. Those that hold most are closed.
         Start output_total_percent: Percent = "10", "1" to "50";
     }
     "Who may" {

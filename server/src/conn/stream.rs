@@ -140,6 +140,15 @@ impl Stream {
         }
     }
 
+    /// Whether another runtime can adopt it without losing anything.
+    pub(crate) fn can_move(&self) -> bool {
+        match self {
+            Self::Tcp(_) => true,
+            Self::Unix(unix) => unix.arrived.is_empty() && unix.leaving.is_empty(),
+            Self::Ring(_) => false,
+        }
+    }
+
     /// Takes the socket out of its runtime, so that another may adopt it. A ring stays where it is.
     pub(crate) fn detach(self) -> io::Result<Detached> {
         Ok(match self {

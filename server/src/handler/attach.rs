@@ -94,13 +94,7 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
     ctx.session.bond.attach_shm(buffers);
     ctx.session.bond.lend();
     let info = &ctx.session.client;
-    let client = ClientInfo::new(
-        ctx.node.clients.take_id(),
-        format!("ring:{}", info.id),
-        info.laddr.clone(),
-        -1,
-        ctx.now.0 / 1_000_000,
-    );
+    let client = ClientInfo::ring(ctx.node.clients.take_id(), info, ctx.now.0 / 1_000_000);
     ctx.node.clients.insert(Arc::clone(&client));
     let session = Session {
         node: Arc::clone(ctx.node),
@@ -113,6 +107,7 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
     client.bulky.store(true, std::sync::atomic::Ordering::Relaxed);
     let worker = ctx.node.workers().place_ring();
     let resp3 = ctx.output.resp3;
+    let made = Arc::clone(&client);
     let task = ctx.node.workers().spawn(worker, async move {
         match RingStream::new(ring.end, ring.event, Duration::from_micros(spin.0)) {
             Ok(stream) => {
@@ -122,8 +117,10 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
             }
             Err(error) => tracing::warn!(%error, "a ring cannot be watched"),
         }
+        // Whatever ended it, nobody answers there any more.
+        made.kill();
     });
-    client.served_by(task.abort_handle());
+    client.served_by(0, task.abort_handle());
     ctx.session.bond.adopt(task.abort_handle());
 
     let mode = match ctx.node.config.read().shm_write {
@@ -150,6 +147,9 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
 
 /// `DETACH`: ends the bulk session with all that was lent in it.
 pub(crate) fn detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    if !ctx.session.owns_bond {
+        return Err(WireError::new(ErrorWord::Denied, "a ring would end before it could answer: DETACH on its socket"));
+    }
     let bond = Arc::clone(&ctx.session.bond);
     let had = bond.has_shm() || bond.token().is_some();
     bond.detach(ctx.node);

@@ -96,6 +96,7 @@ fn reset_statistics(node: &Node) {
         &stats.shm_leased,
         &stats.protocol_errors,
         &stats.timeouts,
+        &stats.evicted,
     ] {
         counter.reset();
     }

@@ -260,7 +260,7 @@ fn stats(out: &mut Fields, facts: &Facts<'_>) {
     }
     out.field("expired_keys", counters.expired);
     out.field("evicted_keys", counters.evicted);
-    out.field("evicted_clients", 0);
+    out.field("evicted_clients", node.stats.evicted.get());
     out.field("evicted_bytes", counters.evicted_bytes);
     out.field("keyspace_hits", counters.hits);
     out.field("keyspace_misses", counters.misses);

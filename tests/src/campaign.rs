@@ -88,6 +88,8 @@ pub struct Summary {
     pub operations: u64,
     /// See `operations`.
     pub refused: u64,
+    /// Objects that were evicted.
+    pub evicted: u64,
     /// Bytes that bystanders and victims proved.
     pub proved: u64,
     /// The longest that anything was held beyond its end.
@@ -98,7 +100,7 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { killed, stopped, operations, refused, proved, late, took, .. } = self;
+        let Self { killed, stopped, operations, refused, evicted, proved, late, took, .. } = self;
         let list = |counts: &mut dyn Iterator<Item = (&str, usize)>| {
             counts.map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
         };
@@ -116,12 +118,15 @@ impl fmt::Display for Summary {
         )?;
         write!(
             f,
-            "bystanders: {operations} operations, {refused} refused for want of room, {:.2} GB proved, 0 wrong bytes",
+            "bystanders: {operations} operations, {refused} refused for want of room, {evicted} objects evicted, {:.2} GB \
+             proved, 0 wrong bytes",
             *proved as f64 / 1e9
         )
     }
 }
 
+/// Less than bystanders and victims write, so that memory is reused all the time.
+const DRAM: &str = "128 MiB";
 /// Time after an end or a deadline within which everything has to be back.
 const SLACK: Duration = Duration::from_secs(1);
 
@@ -134,7 +139,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(usize)) -> anyhow::Result<Summa
     let millis = |span: Duration| span.as_millis().to_string();
     let server = Server::start(&[
         "--dram",
-        "256 MiB",
+        DRAM,
         "--segment-len",
         "64 MiB",
         "--grant-ms",
@@ -164,6 +169,9 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(usize)) -> anyhow::Result<Summa
         progress(done);
     }
     let seen = bystanders.stop()?;
+    let info = campaign.admin.try_ask(&["INFO", "stats"])?;
+    let evicted = info.text().lines().find_map(|line| line.strip_prefix("evicted_keys:")?.parse().ok());
+    campaign.summary.evicted = evicted.context("evicted_keys of INFO")?;
     campaign.settle().context("after the last client has left")?;
     campaign.audit(&fds)?;
     let mut summary = campaign.summary;

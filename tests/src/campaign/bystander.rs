@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Keys that bystanders, and victims too, read and write.
-const KEYS: u32 = 48;
+const KEYS: u32 = 800;
 /// Longest of their values.
 pub const LEN_MAX: usize = 1 << 20;
 /// Pause after each operation: the victims need the machine too.

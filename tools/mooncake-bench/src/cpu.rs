@@ -36,12 +36,16 @@ mod tests {
 
     #[test]
     fn both_clocks_see_this_process_work() {
-        let (own, other) = (own_seconds(), seconds_of(&[std::process::id()]));
-        let mut x = 1u64;
-        while own_seconds() - own < 0.02 {
-            x = std::hint::black_box(x.wrapping_mul(3));
-        }
-        assert!(seconds_of(&[std::process::id()]) - other > 0.01);
+        // Other tests' threads end meanwhile and take their time out of the sum: then again.
+        let seen = (0..100).any(|_| {
+            let (own, other) = (own_seconds(), seconds_of(&[std::process::id()]));
+            let mut x = 1u64;
+            while own_seconds() - own < 0.02 {
+                x = std::hint::black_box(x.wrapping_mul(3));
+            }
+            seconds_of(&[std::process::id()]) - other > 0.01
+        });
+        assert!(seen, "two hundredths of a second of work are seen by both clocks");
         assert!(resident_bytes(std::process::id()) > 1 << 16);
         assert_eq!(seconds_of(&[u32::MAX]), 0.0);
     }

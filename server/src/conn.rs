@@ -22,7 +22,7 @@ use crate::session::{ClientInfo, Session};
 use crate::stats::{WorkerStats, bump};
 use bytes::{Buf, BytesMut};
 use output::Output;
-use protocol::base::Crc;
+use protocol::base::{Crc, Instant, Millis};
 use protocol::command::CommandId;
 use protocol::resp::{Framer, Limits, Step, WireError};
 use std::cell::RefCell;
@@ -45,6 +45,10 @@ pub(crate) const BULKY_LEN_MIN: u64 = 64 * 1024;
 
 /// Bytes that count as progress inside a request or a reply. Fewer, now and then, keep what was lent for them for ever.
 pub(crate) const PROGRESS_LEN: usize = 16 * 1024;
+
+/// Bytes a second that a value on its way must move on average, once it has been under way for as long as a lease may last:
+/// it holds memory that nothing can evict, as a lease does.
+const RATE_MIN: u64 = 1 << 20;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice());
@@ -265,6 +269,8 @@ impl Conn {
         client.pending.store(buffered as u64, Ordering::Relaxed);
         let stats = &node.workers().get(self.state.worker).stats;
         let (mut first, mut moved) = (true, 0);
+        let pending = self.state.output.pending();
+        let due = (pending >= PROGRESS_LEN).then(|| end_of_transfer(node, pending as u64));
         self.stream
             .flush(&mut self.state.output, |count| {
                 stats.net_out.add(count as u64);
@@ -273,8 +279,13 @@ impl Conn {
                 // Most replies go at once, and need no look at the clock.
                 if !std::mem::take(&mut first) && moved >= PROGRESS_LEN {
                     moved = 0;
-                    client.progress_ms.store(node.now_ms().max(1), Ordering::Relaxed);
+                    let now = node.now();
+                    client.progress_ms.store((now.0 / 1_000_000).max(1), Ordering::Relaxed);
+                    if due.is_some_and(|due| now > due) {
+                        return Err(too_slow());
+                    }
                 }
+                Ok(())
             })
             .await?;
         drop(sending);
@@ -291,6 +302,7 @@ impl Conn {
         let client = Arc::clone(&self.state.session.client);
         let key = self.state.framer.args(&self.state.buffer).bytes(arg - 1).unwrap_or_default();
         let reserved = node.store.reserve(node.now_looked(), key, len, &self.state.session.bond.account);
+        let due = end_of_transfer(&node, len);
         let total = usize::try_from(len).map_err(io::Error::other)?;
         let buffered = total.min(self.state.buffer.len() - at);
         let mut crc = Crc::default();
@@ -308,7 +320,7 @@ impl Conn {
                     }
                     crc = crc.extend(&bytes[done..done + count]);
                     done += count;
-                    self.state.received(&node, &client, count);
+                    self.state.received(&node, &client, count, due)?;
                 }
                 Taken::Slot(slot, crc)
             }
@@ -321,7 +333,7 @@ impl Conn {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                     done += count;
-                    self.state.received(&node, &client, count);
+                    self.state.received(&node, &client, count, due)?;
                 }
                 Taken::Refused(refused(error))
             }
@@ -350,6 +362,15 @@ impl Conn {
         }
         node.workers().better_for_bulk(here)
     }
+}
+
+/// When so many bytes have to have come or gone.
+fn end_of_transfer(node: &Node, bytes: u64) -> Instant {
+    node.now() + node.hot.lease_max + Millis(bytes.saturating_mul(1000) / RATE_MIN)
+}
+
+fn too_slow() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "a value took too long")
 }
 
 /// A connection counts at its worker for as long as this lives, also if the task that serves it is ended from outside.
@@ -411,14 +432,19 @@ impl State {
     }
 
     /// Some bytes of a large value came.
-    fn received(&mut self, node: &Node, client: &ClientInfo, count: usize) {
+    fn received(&mut self, node: &Node, client: &ClientInfo, count: usize, due: Instant) -> io::Result<()> {
         node.workers().get(self.worker).stats.net_in.add(count as u64);
         bump(&client.bytes_in, count as u64);
         self.moved += count;
         if self.moved >= PROGRESS_LEN {
             self.moved = 0;
-            client.progress_ms.store(node.now_ms().max(1), Ordering::Relaxed);
+            let now = node.now();
+            client.progress_ms.store((now.0 / 1_000_000).max(1), Ordering::Relaxed);
+            if now > due {
+                return Err(too_slow());
+            }
         }
+        Ok(())
     }
 
     /// Runs what the connection's own buffer holds.
@@ -528,7 +554,7 @@ impl State {
     }
 
     /// Shares the time since `since` among the commands that ran. Two readings of the clock a batch are all that costs.
-    fn account_time(&mut self, stats: &WorkerStats, since: protocol::base::Instant, commands: u64) {
+    fn account_time(&mut self, stats: &WorkerStats, since: Instant, commands: u64) {
         let spent = self.session.node.now().micros_floor().saturating_sub(since.micros_floor());
         for (id, count) in self.ran.drain(..) {
             bump(&stats.of(id).usec, spent * u64::from(count) / commands);

@@ -14,7 +14,7 @@ use crate::upkeep::Upkeep;
 use crate::worker::Workers;
 use anyhow::Context as _;
 use parking_lot::RwLock;
-use protocol::base::{Clock, Instant, Locator, NodeId, SegmentId, StableMemory, Via};
+use protocol::base::{Clock, Instant, Locator, Millis, NodeId, SegmentId, StableMemory, Via};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +69,7 @@ pub(crate) struct Hot {
     pub(crate) output_len_max: usize,
     pub(crate) request_len_max: usize,
     pub(crate) preauth_len_max: usize,
+    pub(crate) lease_max: Millis,
     pub(crate) needs_auth: AtomicBool,
     /// Bytes of replies that are being sent.
     pub(crate) sending: AtomicU64,
@@ -145,6 +146,7 @@ impl Node {
             output_len_max: len(config.output_len_max),
             request_len_max: len(config.request_len_max),
             preauth_len_max: len(config.preauth_len_max),
+            lease_max: config.lease_ms_max,
             needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
             sending: AtomicU64::new(0),
             waiting_max: config.dram_total().get() / 100 * u64::from(config.output_total_percent.0),

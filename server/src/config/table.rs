@@ -236,7 +236,7 @@ settings! {
         Start stream_len_min: ByteLen = "16 KiB", "4 KiB" to "64 KiB";
         /// Time a `PUT` grant gives to write and commit. A writer that died holds its slot no longer than this.
         Start grant_ms: Millis = "5000", "100" to "60000";
-        /// Longest lease. A lease holds memory that nothing can evict.
+        /// Longest lease. A lease holds memory that nothing can evict; so does a value on its way in-band, which has to keep 1 MiB/s after this time.
         Start lease_ms_max: Millis = "60000", "1000" to "3600000";
         /// Time that the outcome of a `COMMIT` is remembered, so that repeating it after a lost reply is answered alike.
         Start commit_memory_ms: Millis = "60000", "1000" to "600000";

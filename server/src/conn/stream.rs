@@ -94,8 +94,12 @@ impl Stream {
         poll_fn(|cx| self.poll_read(cx, bytes)).await
     }
 
-    /// Sends all that `output` holds. `progress` hears of every piece.
-    pub(crate) async fn flush(&mut self, output: &mut Output, mut progress: impl FnMut(usize)) -> io::Result<()> {
+    /// Sends all that `output` holds. `progress` hears of every piece, and may end it.
+    pub(crate) async fn flush(
+        &mut self,
+        output: &mut Output,
+        mut progress: impl FnMut(usize) -> io::Result<()>,
+    ) -> io::Result<()> {
         while output.pending() > 0 {
             if let (Some(heading), Some(socket)) = (output.heading(), self.spliceable()) {
                 let count = heading::send(socket, heading.bytes, heading.len, heading.after_value);
@@ -118,7 +122,7 @@ impl Stream {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             output.advance(count);
-            progress(count);
+            progress(count)?;
         }
         Ok(())
     }

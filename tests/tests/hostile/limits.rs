@@ -102,6 +102,38 @@ fn a_slow_client_that_goes_on_is_served() {
     assert!(raw.is_alive(), "between two requests there is all the time in the world");
 }
 
+/// Progress, time and again, and no end: what was reserved or is being read would be nobody else's for hours.
+#[test]
+fn a_value_may_not_be_under_way_for_ever() {
+    let server = Server::start(&["--dram", "64 MiB", "--progress-ms", "600", "--lease-ms-max", "1000"]);
+    let mut setter = Raw::to(&server);
+    setter.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n").expect("sent");
+    let began = Instant::now();
+    let mut closed = false;
+    // 17 KB each fifth of a second; 1 s and 1 MB at 1 MiB/s are allowed.
+    while !closed && began.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(200));
+        closed = setter.send(&[7; 17_000]).is_err();
+    }
+    let after = began.elapsed();
+    assert!(closed && after > Duration::from_millis(1900), "closed: {closed}, after {after:?}");
+    quiet_within(&server, Duration::from_secs(1));
+
+    let mut getter = Raw::to(&server);
+    getter.set("k", vec![7; 3_000_000]);
+    getter.request(&[&["MGET"][..], &["k"; 10]].concat()).expect("sent");
+    getter.set_patience(Duration::from_secs(2)).expect("set");
+    // Longer than a lease, and yet in time: 30 MB at 10 MB/s.
+    for _ in 0..9 {
+        std::thread::sleep(Duration::from_millis(300));
+        let mut taken = 0;
+        while taken < 3_000_000 {
+            taken += getter.fill().expect("it goes on");
+        }
+    }
+    assert!(matches!(getter.recv().expect("all of it"), Value::Array(items) if items.len() == 10));
+}
+
 #[test]
 fn replies_that_nobody_takes_are_bounded_and_end_the_connection() {
     let _alone = alone();

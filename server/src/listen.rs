@@ -14,13 +14,15 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: i32 = 1024;
 /// Pause after the process ran out of descriptors, so that the accept loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between two complaints about that.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// The sockets of a node, bound and not yet served.
 #[derive(Debug)]
@@ -100,12 +102,17 @@ impl Listeners {
     }
 }
 
-async fn pause(error: io::Error) {
-    tracing::warn!(%error, "cannot accept: raise the limit on open files (LimitNOFILE, ulimit -n) or lower maxclients");
+/// Waits for descriptors, and says so now and then.
+async fn pause(error: io::Error, said: &mut Option<Instant>) {
+    if said.is_none_or(|said| said.elapsed() >= COMPLAIN_EVERY) {
+        *said = Some(Instant::now());
+        tracing::warn!(%error, "cannot accept: raise the limit on open files (LimitNOFILE, ulimit -n) or lower maxclients");
+    }
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 async fn accept_resp(node: &Arc<Node>, listener: TcpListener) {
+    let mut said = None;
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
@@ -121,12 +128,13 @@ async fn accept_resp(node: &Arc<Node>, listener: TcpListener) {
                 }
                 admit(node, Incoming::Tcp(socket), peer.to_string(), laddr, fd);
             }
-            Err(error) => pause(error).await,
+            Err(error) => pause(error, &mut said).await,
         }
     }
 }
 
 async fn accept_unix(node: &Arc<Node>, listener: UnixListener) {
+    let mut said = None;
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
@@ -134,12 +142,13 @@ async fn accept_unix(node: &Arc<Node>, listener: UnixListener) {
                 let fd = socket.as_raw_fd();
                 admit(node, Incoming::Unix(socket), format!("{path}:0"), path, fd);
             }
-            Err(error) => pause(error).await,
+            Err(error) => pause(error, &mut said).await,
         }
     }
 }
 
 async fn accept_bulk(node: &Arc<Node>, listener: TcpListener) {
+    let mut said = None;
     let mut next = 0;
     loop {
         match listener.accept().await {
@@ -159,7 +168,7 @@ async fn accept_bulk(node: &Arc<Node>, listener: TcpListener) {
                     }
                 });
             }
-            Err(error) => pause(error).await,
+            Err(error) => pause(error, &mut said).await,
         }
     }
 }

@@ -151,3 +151,14 @@ pub fn private_bytes(pid: u32) -> io::Result<u64> {
         status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
     anonymous.map(|kib: u64| kib * 1024).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
+
+/// Processor time that a process has used, in clock ticks.
+///
+/// # Errors
+/// If there is no such process.
+pub fn cpu_ticks(pid: u32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name and may hold anything.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').skip(11);
+    Ok(fields.take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum())
+}

@@ -28,7 +28,7 @@ pub struct Server {
     dir: TempDir,
     log: Arc<Mutex<String>>,
     /// Hangs up when the server has closed its log.
-    ended: Receiver<()>,
+    ended: Mutex<Receiver<()>>,
 }
 
 /// The binary, built for the profile that this test was built for. `MOONCAKE_SERVER` names another one.
@@ -95,7 +95,7 @@ impl Server {
             }
         });
         match listening.recv_timeout(PATIENCE) {
-            Ok(addr) => Self { child, addr, dir, log, ended },
+            Ok(addr) => Self { child, addr, dir, log, ended: Mutex::new(ended) },
             Err(_) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -140,7 +140,7 @@ impl Server {
     /// If it does not end.
     pub fn wait(&mut self) -> ExitStatus {
         // The log is closed by the end of the process, so this wakes without polling.
-        match self.ended.recv_timeout(PATIENCE) {
+        match self.ended.get_mut().expect("nobody panics while waiting").recv_timeout(PATIENCE) {
             Err(RecvTimeoutError::Disconnected) => {}
             Ok(()) | Err(RecvTimeoutError::Timeout) => panic!("the server does not end:\n{}", self.log()),
         }

@@ -270,3 +270,63 @@ fn a_socket_left_by_a_killed_server_is_taken_over() {
     child.wait().expect("it is our child");
     assert!(served, "the socket file of a process that is gone is in nobody's way");
 }
+
+/// Descriptors run out: those who are there are served, newcomers wait or are told, and nothing is lost for good.
+#[test]
+fn a_server_out_of_descriptors_serves_those_it_has() {
+    use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+    let _alone = alone();
+    let server = Server::start(&["--dram", "64 MiB"]);
+    let mut admin = Raw::to(&server);
+    admin.set("k", payload::make(b"k", 1, 200_000));
+    let open = tests::info::alone(&server, &mut admin);
+    let count = open.values().sum::<usize>() as u64 + 30;
+    let pid = Pid::from_raw(i32::try_from(server.pid()).expect("a process id"));
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(count), maximum }).expect("lowered");
+    let mut clients: Vec<Raw> = (0..60).map(|_| Raw::to(&server)).collect();
+    for raw in &mut clients {
+        // The kernel accepts them all; those that the server cannot take wait there.
+        raw.set_patience(Duration::from_millis(1)).expect("set");
+        raw.send(b"PING\r\n").expect("sent");
+    }
+    until("it says so", Duration::from_secs(2), || server.log().contains("cannot accept"));
+    for _ in 0..20 {
+        payload::check(b"k", &bulk_of(admin.ask(&["GET", "k"]))).unwrap_or_else(|wrong| panic!("{wrong}"));
+        assert!(admin.ask(&["ATTACH", "SHM"]).is_error("NOTRANSPORT"));
+    }
+    let told = server.log().matches("cannot accept").count();
+    let spent = tests::info::cpu_ticks(server.pid()).expect("it runs");
+    std::thread::sleep(Duration::from_millis(500));
+    let told_since = server.log().matches("cannot accept").count() - told;
+    assert!(told_since <= 1, "{told_since} complaints in half a second");
+    let spent = tests::info::cpu_ticks(server.pid()).expect("it runs") - spent;
+    assert!(spent < 20, "{spent} ticks of a processor spent on waiting");
+    let (mut served, mut waiting) = (Vec::new(), Vec::new());
+    for mut raw in clients {
+        match raw.recv() {
+            Ok(value) => {
+                assert_eq!(value.text(), "PONG");
+                served.push(raw);
+            }
+            Err(_) => waiting.push(raw),
+        }
+    }
+    let count = served.len();
+    assert!((10..=30).contains(&count), "{count} of 60 were served with 30 descriptors");
+    // Those leave, and the others are let in, a few at a time.
+    drop(served);
+    while !waiting.is_empty() {
+        for mut raw in waiting.drain(..waiting.len().min(10)) {
+            raw.set_patience(Duration::from_secs(5)).expect("set");
+            assert_eq!(raw.recv().expect("answered in the end").text(), "PONG");
+        }
+    }
+    prlimit(pid, Resource::Nofile, Rlimit { current: maximum, maximum }).expect("raised again");
+    assert_eq!(tests::info::alone(&server, &mut admin), open);
+}
+
+fn bulk_of(value: Value) -> Vec<u8> {
+    let Value::Bulk(bytes) = value else { panic!("a value, not {value:?}") };
+    bytes
+}

@@ -71,6 +71,8 @@ pub struct Plan {
     pub lease: Duration,
     /// The server's `progress-ms`.
     pub progress: Duration,
+    /// More flags of the server.
+    pub server: Vec<String>,
 }
 
 /// How a campaign went.
@@ -137,16 +139,15 @@ const SLACK: Duration = Duration::from_secs(1);
 pub fn run(plan: &Plan, mut progress: impl FnMut(usize)) -> anyhow::Result<Summary> {
     let begin = Instant::now();
     let millis = |span: Duration| span.as_millis().to_string();
-    let server = Server::start(&[
-        "--dram",
-        DRAM,
-        "--segment-len",
-        "64 MiB",
-        "--grant-ms",
-        &millis(plan.grant),
-        "--progress-ms",
-        &millis(plan.progress),
-    ]);
+    let settings = [
+        ("--dram", DRAM.to_owned()),
+        ("--segment-len", "64 MiB".to_owned()),
+        ("--grant-ms", millis(plan.grant)),
+        ("--progress-ms", millis(plan.progress)),
+    ];
+    let mut flags: Vec<&str> = settings.iter().flat_map(|(flag, value)| [*flag, value]).collect();
+    flags.extend(plan.server.iter().map(String::as_str));
+    let server = Server::start(&flags);
     let mut campaign = Campaign {
         plan,
         rng: StdRng::seed_from_u64(plan.seed),

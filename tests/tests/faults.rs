@@ -28,6 +28,7 @@ fn campaign(way: Way) -> Summary {
         grant: Duration::from_millis(1000),
         lease: Duration::from_millis(1500),
         progress: Duration::from_millis(if way == Way::Inband { 1500 } else { 5000 }),
+        server: Vec::new(),
     };
     let summary = run(&plan, |_| {}).unwrap_or_else(|error| panic!("FAULT_SEED={seed}: {error:#}"));
     println!("seed {seed}: {summary}");

@@ -41,6 +41,9 @@ struct Cli {
     /// in-band, where there is no other deadline].
     #[arg(long, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     progress_ms: Option<u64>,
+    /// More flags of the server, such as `-- --shm-write arena`.
+    #[arg(last = true)]
+    server: Vec<String>,
 }
 
 #[derive(Subcommand)]
@@ -70,6 +73,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Way::Shm | Way::Tcp => 5000,
             Way::Inband => 1500,
         })),
+        server: cli.server,
     };
     println!("{} runs, {:?}, {:?}, seed {seed}", plan.runs, plan.way, plan.fault);
     let bar = ProgressBar::new(plan.runs as u64)

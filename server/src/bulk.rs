@@ -142,7 +142,7 @@ fn status(error: &StoreError) -> Status {
         StoreError::NoLease => Status::NoLease,
         StoreError::Busy | StoreError::TooManyUsers => Status::Busy,
         StoreError::Range { .. } | StoreError::TooBig { .. } => Status::TooBig,
-        StoreError::Quota { .. } | StoreError::NoSpace { .. } => Status::Quota,
+        StoreError::Quota { .. } | StoreError::NoSpace { .. } | StoreError::SpillWait { .. } => Status::Quota,
         StoreError::Crc { .. } => Status::Crc,
         StoreError::Exists { .. } | StoreError::Condition | StoreError::KeyLen { .. } => Status::Err,
     }

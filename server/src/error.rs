@@ -6,7 +6,7 @@ use storage::StoreError;
 /// The word and text a client sees. Every error of the store chooses its word here.
 pub(crate) fn wire(error: &StoreError) -> WireError {
     let word = match error {
-        StoreError::NoSpace { .. } => ErrorWord::Oom,
+        StoreError::NoSpace { .. } | StoreError::SpillWait { .. } => ErrorWord::Oom,
         StoreError::Exists { .. } => ErrorWord::Exists,
         StoreError::Condition => ErrorWord::Err,
         StoreError::TooBig { .. } | StoreError::KeyLen { .. } => ErrorWord::TooBig,

@@ -13,6 +13,13 @@ pub enum StoreError {
         /// What is free, perhaps in pieces.
         free: ByteLen,
     },
+    /// There is room only where objects lie that are still to be written to flash. Wait for [`crate::Store::room`], a short
+    /// while, and if that does not help [`crate::Store::hurry`]; then try again.
+    #[error("no room for {wanted} before more is written to flash")]
+    SpillWait {
+        /// What the object needs.
+        wanted: ByteLen,
+    },
     /// A live object has this key, and replacing was not asked for.
     #[error("the key is live as generation {generation}")]
     Exists {

@@ -15,6 +15,7 @@ mod deadline;
 mod dram;
 mod entry;
 mod error;
+pub mod flash;
 mod index;
 mod lru;
 mod place;
@@ -34,6 +35,10 @@ pub use shard::Counters;
 pub use shard::grant::{Committed, Condition, Terms};
 pub use slot::Account;
 pub use store::Store;
+pub use store::flash::{
+    Buried, Current, FlashPlace, FlashRead, Graveyard, Pinned, Promotion, RecoveredRecord, Reinsertion, SlotRecord, Spill,
+    SpillOf,
+};
 pub use store::keyspace::{Stat, Ttl};
 pub use store::maintain::{Accounting, Usage};
 pub use store::read::{Found, Leased, Lookup, ReadGuard};

@@ -1,5 +1,6 @@
 //! Reading: values in band, guards over large ones, leases, prefix lookups.
 
+use super::flash::FlashRead;
 use super::{Store, shard_number};
 use crate::dram::memory;
 use crate::dram::space::Space;
@@ -27,6 +28,8 @@ pub enum Found<R = Vec<u8>> {
     Small(R),
     /// A large one, to be sent from where it lies.
     Large(ReadGuard),
+    /// It lies on flash alone: to be read from there.
+    Flash(FlashRead),
 }
 
 /// A lease and the place it covers.
@@ -57,6 +60,8 @@ pub struct Lookup {
     pub bytes: u64,
     /// Leases on exactly them, if asked for.
     pub leases: Vec<Leased>,
+    /// Of the prefix, what has to be promoted before leases on it can be given: then there are none yet.
+    pub flash: Vec<FlashRead>,
 }
 
 impl ReadGuard {

@@ -1,0 +1,174 @@
+//! Objects on flash, as the store knows them: where each lies, what is to be written there, and what comes back.
+//!
+//! Role: the boundary between the store and whoever performs the I/O. The store never reads or writes flash; it says which
+//! objects to write ([`Store::next_spill`]), believes what it is told of records ([`Spill::done`],
+//! [`Store::insert_recovered`], [`Store::drop_slot`]) and tells a [`Graveyard`] which records are no longer true.
+//!
+//! Invariants:
+//! - An object is in DRAM, on flash, or in both under one generation: then its DRAM copy is *clean*, and dropping it loses
+//!   nothing.
+//! - A record on flash is indexed, or about to be ([`Spill::begin`], [`Reinsertion`]), or buried, or its slot is retired.
+//!   What replaces or removes an object buries its records before the call returns.
+//! - A slot's records may be read while a [`FlashRead`] of it lives: [`Store::slot_readers`].
+
+mod promote;
+mod reclaim;
+mod spill;
+
+pub use promote::Promotion;
+pub use reclaim::{Current, RecoveredRecord, Reinsertion, SlotRecord};
+pub use spill::{Spill, SpillOf};
+
+use super::Store;
+use crate::sync::{AtomicU32, Ordering};
+use protocol::base::{ByteLen, Crc, Generation, Instant};
+use std::sync::Arc;
+
+/// Where a record begins: the flash segment's slot, counted over all devices of the node, and the page within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlashPlace {
+    /// The segment slot.
+    pub slot: u16,
+    /// Pages of 4 KiB from the segment's start.
+    pub page: u16,
+}
+
+/// A record that no longer counts: this generation at this place, and no other.
+///
+/// A generation may have lain elsewhere before or lie elsewhere after (a failed write, a reinsertion), so the pair has to
+/// match, never the generation alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Buried {
+    /// Where it lies.
+    pub place: FlashPlace,
+    /// Which object it holds.
+    pub generation: Generation,
+}
+
+/// Pins of an object, as they are remembered over a restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pinned {
+    /// Pins without an end.
+    pub endless: u32,
+    /// When the last of those with an end runs out.
+    pub until: Option<Instant>,
+}
+
+impl Pinned {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.endless == 0 && self.until.is_none()
+    }
+}
+
+/// Who remembers what the records on flash do not say themselves.
+///
+/// Called outside of every lock of the store, and before the call that caused it returns: what a client was answered is
+/// remembered. Two calls about one object may arrive in another order than they were made: of those with an `order`, the
+/// greater counts.
+pub trait Graveyard: Send + Sync {
+    /// These records are dead: replaced, deleted, expired, or given up.
+    fn bury(&self, dead: &[Buried]);
+    /// Every record of a generation below this one is dead.
+    fn bury_all(&self, below: Generation);
+    /// Every record of the slot's present life is dead; none of them is buried singly.
+    fn retire(&self, slot: u16);
+    /// The pins of a key are these now, for the object of this generation; empty: none.
+    fn pinned(&self, key: &[u8], generation: Generation, pins: Pinned, order: u64);
+    /// A record's object expires at another time than the record says.
+    fn expiry(&self, record: Buried, expires: Option<Instant>, order: u64);
+}
+
+/// An object to be read from flash. While it lives, the slot is not reused.
+#[derive(Debug)]
+pub struct FlashRead {
+    /// The object's key.
+    pub key: Box<[u8]>,
+    /// Its generation.
+    pub generation: Generation,
+    /// Bytes of payload.
+    pub length: u64,
+    /// Their checksum.
+    pub crc: Crc,
+    /// Where the record lies.
+    pub place: FlashPlace,
+    /// When the object expires.
+    pub expires: Option<Instant>,
+    /// Whether it should be in DRAM afterwards: the second read, a lease, or a chain's next block.
+    pub promote: bool,
+    readers: Arc<Readers>,
+}
+
+impl Drop for FlashRead {
+    fn drop(&mut self) {
+        let before = self.readers.0[usize::from(self.place.slot)].fetch_sub(1, Ordering::Release);
+        assert!(before > 0, "readers of slot {} are counted", self.place.slot);
+    }
+}
+
+/// Reads in flight of each slot.
+#[derive(Debug)]
+pub(crate) struct Readers(Box<[AtomicU32]>);
+
+impl Store {
+    /// From now on objects may lie on flash. Eviction drops clean copies first; others only after a writer has waited
+    /// ([`Store::hurry`]), or while nothing is spilled ([`Store::set_spilling`]).
+    ///
+    /// # Panics
+    /// If it was called before.
+    pub fn enable_flash(&self, graveyard: Arc<dyn Graveyard>) {
+        let _ = graveyard;
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// What the devices hold in all, which quotas of pins and graces on flash are shares of, and the longest object that a
+    /// record can hold. Longer ones are evicted as if there were no flash.
+    pub fn set_flash_limits(&self, capacity: ByteLen, object_len_max: ByteLen) {
+        let _ = (capacity, object_len_max);
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// Whether anything can be written to flash now. While not, nothing waits for it: eviction is as without flash.
+    pub fn set_spilling(&self, on: bool) {
+        let _ = on;
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// Fill of DRAM with dirty objects, in percent of the capacity, above which [`Store::next_spill`] gives any: 85 unless
+    /// set. At 0 everything is spilled, as before a clean end.
+    pub fn set_spill_mark(&self, percent: u8) {
+        let _ = percent;
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// Told when dropping something in DRAM has become free, because it was spilled or will not be. A writer that got
+    /// [`crate::StoreError::SpillWait`] takes `notified()` of it **before** it tries again, then waits.
+    pub fn room(&self) -> &tokio::sync::Notify {
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// A writer has waited long enough: for the next second dirty objects are dropped and nobody waits.
+    pub fn hurry(&self, now: Instant) {
+        let _ = now;
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// Reads in flight of a slot's records. None can begin once the slot was dropped.
+    pub fn slot_readers(&self, slot: u16) -> u32 {
+        let _ = slot;
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// The object of a key, if it lies on flash and not in DRAM, to be promoted: what `LEASE` found nothing of. Counts as a
+    /// read.
+    pub fn flash_read(&self, now: Instant, key: &[u8]) -> Option<FlashRead> {
+        let _ = (now, key);
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// As [`Store::flash_read`], for an object that nobody asked for yet. Counts nothing.
+    pub fn flash_prefetch(&self, now: Instant, key: &[u8]) -> Option<FlashRead> {
+        let _ = (now, key);
+        unimplemented!("the index of objects on flash")
+    }
+}

@@ -1,0 +1,49 @@
+//! Back to DRAM: a slot that a record is read into.
+//!
+//! Invariants:
+//! - What was read becomes live only while the index still has that generation on flash: a promotion never undoes a
+//!   deletion, a replacement or an expiry.
+
+use super::{FlashRead, Store};
+use crate::error::StoreError;
+use crate::slot::Account;
+use crate::store::read::ReadGuard;
+use protocol::base::{Instant, RawSpan};
+use std::sync::Arc;
+
+/// A DRAM slot for an object on flash. Dropped, it is given back.
+#[derive(Debug)]
+pub struct Promotion {}
+
+impl Promotion {
+    /// The memory to read into, `length` bytes; at a page boundary if the object is large.
+    pub fn span(&self) -> RawSpan {
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// The bytes were read and verified: the object is in DRAM too, and clean. `Err` gives the slot back to the caller if
+    /// the object was deleted, replaced, expired or dropped meanwhile.
+    ///
+    /// # Errors
+    /// The promotion itself; [`Promotion::anonymous`] still gives the bytes to a reader that came before.
+    pub fn publish(self, now: Instant) -> Result<ReadGuard, Self> {
+        let _ = now;
+        unimplemented!("the index of objects on flash")
+    }
+
+    /// The bytes for one reader alone: nobody else finds them, and the slot is free when the guard goes.
+    pub fn anonymous(self) -> ReadGuard {
+        unimplemented!("the index of objects on flash")
+    }
+}
+
+impl Store {
+    /// A slot for what `read` found, evicting clean copies if it must.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`], [`StoreError::SpillWait`], [`StoreError::Quota`]: read it into memory of your own then.
+    pub fn promote(&self, now: Instant, read: &FlashRead, account: &Arc<Account>) -> Result<Promotion, StoreError> {
+        let _ = (now, read, account);
+        unimplemented!("the index of objects on flash")
+    }
+}

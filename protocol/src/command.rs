@@ -32,7 +32,7 @@ pub use expire::{Expire, ExpireAt, ExpireCondition};
 pub use generic::Scan;
 pub use id::CommandId;
 pub use lease::{Lease, Lookup, MLease, MRelease, Release, Renew};
-pub use node::Evict;
+pub use node::{Evict, TierAttach, TierDetach};
 pub use object::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
 pub use pin::{Pin, Unpin};
 pub use session::Attach;

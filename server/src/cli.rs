@@ -19,6 +19,8 @@ pub struct Cli {
     pub check: bool,
     /// Print the file of all defaults, and do not start.
     pub print_defaults: bool,
+    /// Recover and verify the flash tier, say what was found, and do not serve.
+    pub recover_only: bool,
     flags: Vec<(&'static str, String)>,
 }
 
@@ -48,9 +50,13 @@ impl Cli {
             bind: matches.get_one("bind").copied(),
             check: matches.get_flag("check"),
             print_defaults: matches.get_flag("print-defaults"),
+            recover_only: matches.get_flag("recover-only"),
             flags: settings()
                 .iter()
-                .filter_map(|info| Some((info.name, matches.get_one::<String>(info.name)?.clone())))
+                .filter_map(|info| {
+                    let given: Vec<&str> = matches.get_many::<String>(info.name)?.map(String::as_str).collect();
+                    Some((info.name, given.join(",")))
+                })
                 .collect(),
         }
     }
@@ -72,6 +78,10 @@ pub fn command() -> Command {
             .long("print-defaults")
             .action(ArgAction::SetTrue)
             .help("Print a configuration file of all defaults"),
+        Arg::new("recover-only")
+            .long("recover-only")
+            .action(ArgAction::SetTrue)
+            .help("Recover the flash tier, verify every object on it, print what was found, and end"),
         Arg::new("port")
             .long("port")
             .value_name("PORT")
@@ -85,11 +95,13 @@ pub fn command() -> Command {
     ];
     let of_settings = settings().iter().map(|info| {
         let default = if info.default.is_empty() { "empty" } else { info.default };
-        Arg::new(info.name).long(info.name).value_name(info.kind).help_heading(info.section).help(format!(
-            "{} [default: {default}] [allowed: {}]",
-            info.why,
-            info.allowed()
-        ))
+        let action = if info.list { ArgAction::Append } else { ArgAction::Set };
+        Arg::new(info.name)
+            .long(info.name)
+            .action(action)
+            .value_name(info.kind)
+            .help_heading(info.section)
+            .help(format!("{} [default: {default}] [allowed: {}]", info.why, info.allowed()))
     });
     Command::new("mooncake-server")
         .version(env!("CARGO_PKG_VERSION"))

@@ -10,6 +10,7 @@
 //! - What a setting means where it says 0 or `auto` is decided here (`worker_count`, `dram_total`, ...), not by its readers.
 
 pub mod error;
+pub mod flash;
 pub mod print;
 pub mod redis;
 pub mod source;
@@ -17,8 +18,11 @@ pub mod table;
 pub mod value;
 
 pub use error::{ConfigError, Problem, SetError};
+pub use flash::{Device, Devices};
 pub use table::{Config, SettingInfo, When, setting, settings};
-pub use value::{Choice, HugePages, LogFormat, LogLevel, Micros, Percent, Seconds, Secret, ShmWrite, Value};
+pub use value::{
+    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, Seconds, Secret, ShmWrite, Value,
+};
 
 use crate::cli::Cli;
 use protocol::base::ByteLen;
@@ -313,6 +317,7 @@ impl Config {
         );
         must(self.shards == 0 || self.shards.is_power_of_two(), "shards", "must be a power of two, or 0".to_owned());
         must(self.shm_ring_len.get().is_power_of_two(), "shm-ring-len", "must be a power of two".to_owned());
+        found.extend(self.flash_disagreements());
         found
     }
 }

@@ -1,7 +1,8 @@
 //! From a command's name to the function that runs it: one `match`, nothing else decided here.
 //!
 //! Invariants:
-//! - Before the client said who it is, only commands flagged `no_auth` run.
+//! - Before the client said who it is, only commands flagged `no_auth` run; before the flash tier is recovered, only those
+//!   flagged `loading`.
 //! - Every command answers exactly one reply, or asks the connection to wait for a [`Job`] that does.
 
 use crate::conn::Taken;
@@ -146,6 +147,13 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
     if !ctx.session.authenticated && !spec.flags.contains(Flags::NO_AUTH) {
         bump(&stat.rejected, 1);
         let error = no_auth();
+        ctx.stats.error(error.word());
+        ctx.reply().wire_error(&error);
+        return Flow::Go;
+    }
+    if ctx.node.hot.loading.load(Ordering::Relaxed) && !spec.flags.contains(Flags::LOADING) {
+        bump(&stat.rejected, 1);
+        let error = crate::loading::refusal(ctx.node);
         ctx.stats.error(error.word());
         ctx.reply().wire_error(&error);
         return Flow::Go;

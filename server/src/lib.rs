@@ -16,6 +16,7 @@ mod error;
 mod glob;
 mod handler;
 mod listen;
+mod loading;
 mod node;
 mod run;
 mod sampler;

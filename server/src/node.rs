@@ -71,6 +71,8 @@ pub(crate) struct Hot {
     pub(crate) preauth_len_max: usize,
     pub(crate) lease_max: Millis,
     pub(crate) needs_auth: AtomicBool,
+    /// Whether the flash tier is still being recovered: no object is found or written until then.
+    pub(crate) loading: AtomicBool,
     /// Bytes of replies that are being sent.
     pub(crate) sending: AtomicU64,
     /// Bytes of requests and replies that may wait in all.
@@ -148,6 +150,7 @@ impl Node {
             preauth_len_max: len(config.preauth_len_max),
             lease_max: config.lease_ms_max,
             needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
+            loading: AtomicBool::new(true),
             sending: AtomicU64::new(0),
             waiting_max: config.dram_total().get() / 100 * u64::from(config.output_total_percent.0),
         };

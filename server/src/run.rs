@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::listen::Listeners;
+use crate::loading;
 use crate::node::Node;
 use crate::upkeep;
 use crate::worker::Workers;
@@ -29,6 +30,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     announce(&node);
     let _pid_file = PidFile::write(&node)?;
     let prefault = start_prefault(&node)?;
+    let loading = loading::start(&node)?;
 
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
@@ -43,7 +45,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     });
     tracing::info!("stopping: {} connections end, what they were lent comes back", node.clients.len());
     node.workers().stop();
-    for thread in prefault {
+    for thread in prefault.into_iter().chain([loading]) {
         let _ = thread.join();
     }
     tracing::info!("stopped");

@@ -20,12 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Memory of a server that is not told how much.
 const DRAM_DEFAULT: &str = "256 MiB";
 
+/// What a server is waited for to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Where it listens. It may be loading still.
+    Listening,
+    /// That it serves.
+    Ready,
+}
+
 /// A running server, on a free port of the loopback interface and a Unix socket of its own.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     addr: SocketAddr,
-    dir: TempDir,
+    dir: Arc<TempDir>,
+    args: Vec<String>,
     log: Arc<Mutex<String>>,
     /// Hangs up when the server has closed its log.
     ended: Mutex<Receiver<()>>,
@@ -58,20 +68,50 @@ pub fn binary() -> &'static Path {
 }
 
 impl Server {
-    /// Starts one with these flags, and waits until it listens.
+    /// Starts one with these flags, and waits until it serves. Without a word of `--nvme` it has no flash tier; its data
+    /// directory is its own unless `--data-dir` says otherwise.
     ///
     /// # Panics
     /// If it does not start.
     pub fn start(args: &[&str]) -> Self {
         let dir = TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+        Self::try_start(Arc::new(dir), args, Mark::Ready)
+            .unwrap_or_else(|log| panic!("the server does not serve:\n{log}"))
+    }
+
+    /// Starts one with a flash tier of `size` in one file, in segments of 8 MiB, and waits until it serves.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_with_flash(size: &str, args: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+        let device = format!("{}:{size}", dir.path().join("flash.0").display());
+        let mut all = vec!["--nvme", &device, "--flash-segment-len", "8 MiB"];
+        all.extend(args);
+        Self::try_start(Arc::new(dir), &all, Mark::Ready)
+            .unwrap_or_else(|log| panic!("the server does not serve:\n{log}"))
+    }
+
+    /// Starts one in a directory that another server has or had, and waits until it has said `mark`.
+    ///
+    /// # Errors
+    /// What it logged, if it ends or does not say so in time.
+    pub fn try_start(dir: Arc<TempDir>, args: &[&str], mark: Mark) -> Result<Self, String> {
         let socket = dir.path().join("s.sock");
+        let data = dir.path().join("data");
         let mut command = Command::new(binary());
-        command.arg("--unix-socket").arg(&socket).args(args);
-        for (flag, value) in [("--listen", "127.0.0.1:0"), ("--dram", DRAM_DEFAULT)] {
+        for (flag, value) in [
+            ("--listen", "127.0.0.1:0"),
+            ("--dram", DRAM_DEFAULT),
+            ("--nvme", "none"),
+            ("--data-dir", &data.display().to_string()),
+            ("--unix-socket", &socket.display().to_string()),
+        ] {
             if !args.contains(&flag) {
                 command.args([flag, value]);
             }
         }
+        command.args(args);
         // What the caller's environment says about its own server is not for this one.
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MOONCAKE_")) {
             command.env_remove(name);
@@ -79,29 +119,66 @@ impl Server {
         let spawned = command.env("NO_COLOR", "1").stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = spawned.unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
         let log = Arc::new(Mutex::new(String::new()));
-        let (found, listening) = mpsc::channel();
+        let (found, said) = mpsc::channel();
         let (running, ended) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let kept = Arc::clone(&log);
         std::thread::spawn(move || {
             let _running: mpsc::Sender<()> = running;
+            let (mut addr, mut found) = (None, Some(found));
             for line in stderr.lines().map_while(Result::ok) {
-                if let Some(addr) = listens_on(&line) {
+                addr = addr.or_else(|| listens_on(&line));
+                let is_ready = line.contains("ready: ");
+                {
+                    let mut log = kept.lock().expect("nobody panics with the log");
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+                if let Some(addr) = addr.filter(|_| is_ready || mark == Mark::Listening)
+                    && let Some(found) = found.take()
+                {
                     let _ = found.send(addr);
                 }
-                let mut log = kept.lock().expect("nobody panics with the log");
-                log.push_str(&line);
-                log.push('\n');
             }
         });
-        match listening.recv_timeout(PATIENCE) {
-            Ok(addr) => Self { child, addr, dir, log, ended: Mutex::new(ended) },
+        match said.recv_timeout(PATIENCE) {
+            Ok(addr) => {
+                let args = args.iter().map(|&arg| arg.to_owned()).collect();
+                Ok(Self { child, addr, dir, args, log, ended: Mutex::new(ended) })
+            }
             Err(_) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("the server does not listen:\n{}", log.lock().expect("nobody panics with the log"));
+                let log = log.lock().expect("nobody panics with the log").clone();
+                Err(log)
             }
         }
+    }
+
+    /// Starts it again as it was, in the same directory. It has ended before.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn restart(self) -> Self {
+        self.restart_with(&[])
+    }
+
+    /// Starts it again in the same directory, with more flags.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn restart_with(self, more: &[&str]) -> Self {
+        let (dir, args) = (Arc::clone(&self.dir), self.args.clone());
+        drop(self);
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        Self::try_start(dir, &args, Mark::Ready).unwrap_or_else(|log| panic!("the server does not serve again:\n{log}"))
+    }
+
+    /// Its directory, to start another server in.
+    pub fn shared_dir(&self) -> Arc<TempDir> {
+        Arc::clone(&self.dir)
     }
 
     /// Where it serves RESP.

@@ -1,9 +1,9 @@
 //! Operating the node: what it is, what it holds, what it should let go.
 
 use super::CommandId;
-use super::spec::{Group, Spec};
-use super::syntax::{integer, string};
-use super::words::Words;
+use super::spec::{Flags, Group, Spec};
+use super::syntax::{integer, string, token};
+use super::words::{Words, is};
 use crate::base::ByteLen;
 use crate::resp::{Args, Encoder, ErrorWord, WireError};
 use bytes::BytesMut;
@@ -12,6 +12,7 @@ use bytes::BytesMut;
 pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Node, "node", 1, Group::Node)
         .fast()
+        .while_loading()
         .doc("1.0.0", "O(1)", "Tells who this node is and by which ways it can be reached.")
         .answers(
             "map: `node`, `version`, `boot-id`, `unix-socket` (empty if there is none), `bulk-port` (0 if there is \
@@ -28,21 +29,42 @@ pub(super) const SPECS: &[Spec] = &[
                 &[],
             )]),
     Spec::new(CommandId::Tier, "tier", -2, Group::Node)
+        .while_loading()
         .doc("1.0.0", "Depends on the subcommand.", "About the tiers that objects lie in.")
         .contains(&[
             Spec::new(CommandId::TierList, "tier|list", 2, Group::Node)
-                .doc("1.0.0", "O(N) in the number of tiers", "Lists the tiers.")
-                .answers("array of maps: `name`, `kind`, `state`, `capacity`, `used`, `free`, `objects`", &[]),
-            Spec::new(CommandId::TierAttach, "tier|attach", 4, Group::Node)
+                .while_loading()
+                .doc("1.0.0", "O(N) in the number of tiers", "Lists the tiers, DRAM first, then each flash device.")
+                .answers(
+                    "array of maps: `name`, `kind` (`dram` or `flash`), `state` (`online`; of a flash device also \
+                     `offline`, while it is fenced off, and `draining`), `capacity`, `used`, `free`, `objects`; of a \
+                     flash device also `path`, `engine`, `segment-len`, `segments`, `segments-free`, `reads`, \
+                     `read-bytes`, `writes`, `written-bytes`, `hits`, `errors`, `queue`, `budget-left` (bytes, -1 \
+                     without a budget)",
+                    &[],
+                ),
+            Spec::new(CommandId::TierAttach, "tier|attach", -3, Group::Node)
                 .admin()
-                .doc("1.0.0", "O(1)", "Opens a device as one more tier.")
-                .takes(&[string("path"), string("size")])
-                .answers("`+OK`", &[ErrorWord::Denied]),
-            Spec::new(CommandId::TierDetach, "tier|detach", 3, Group::Node)
+                .doc(
+                    "1.0.0",
+                    "O(N) in the objects found on it",
+                    "Opens a file or block device as one more flash device, with the objects that it holds.",
+                )
+                .takes(&[string("path"), string("size").optional()])
+                .answers(
+                    "map: `name`, `objects` (found on it)",
+                    &[ErrorWord::Denied, ErrorWord::Exists, ErrorWord::Busy],
+                ),
+            Spec::new(CommandId::TierDetach, "tier|detach", -3, Group::Node)
                 .admin()
-                .doc("1.0.0", "O(N) in the objects that lie only there", "Closes a tier.")
-                .takes(&[string("name")])
-                .answers("`+OK`", &[ErrorWord::Denied]),
+                .flags(Flags::BLOCKING)
+                .doc(
+                    "1.0.0",
+                    "O(N) in the objects that lie on it",
+                    "Closes a flash device; moves what lies only there into DRAM or onto others first, unless `NODRAIN`.",
+                )
+                .takes(&[string("name"), token("nodrain", "NODRAIN").optional()])
+                .answers("`+OK`", &[ErrorWord::Denied, ErrorWord::Busy]),
         ]),
     Spec::new(CommandId::Evict, "evict", 2, Group::Node)
         .admin()
@@ -58,6 +80,75 @@ pub(super) const SPECS: &[Spec] = &[
             &[],
         ),
 ];
+
+/// `TIER ATTACH path [size]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierAttach<'a> {
+    /// A file or a block device.
+    pub path: &'a [u8],
+    /// As written: `200GiB`. All of what is there if not given.
+    pub size: Option<&'a [u8]>,
+}
+
+impl<'a> TierAttach<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// What to answer.
+    pub fn parse(args: &Args<'a>) -> Result<Self, WireError> {
+        let mut words = Words::new(args, 2);
+        let (path, size) = (words.word()?, words.option()?);
+        words.end()?;
+        Ok(Self { path, size })
+    }
+
+    /// Writes the request.
+    pub fn encode(&self, out: &mut BytesMut) {
+        Encoder::encode(out, |out| {
+            out.word("TIER").word("ATTACH").word(self.path);
+            if let Some(size) = self.size {
+                out.word(size);
+            }
+        });
+    }
+}
+
+/// `TIER DETACH name [NODRAIN]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierDetach<'a> {
+    /// As `TIER LIST` names it.
+    pub name: &'a [u8],
+    /// Whether what lies only there is kept elsewhere first.
+    pub drain: bool,
+}
+
+impl<'a> TierDetach<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// What to answer.
+    pub fn parse(args: &Args<'a>) -> Result<Self, WireError> {
+        let mut words = Words::new(args, 2);
+        let name = words.word()?;
+        let drain = match words.option()? {
+            None => true,
+            Some(word) if is(word, "nodrain") => false,
+            Some(_) => return Err(WireError::syntax()),
+        };
+        words.end()?;
+        Ok(Self { name, drain })
+    }
+
+    /// Writes the request.
+    pub fn encode(&self, out: &mut BytesMut) {
+        Encoder::encode(out, |out| {
+            out.word("TIER").word("DETACH").word(self.name);
+            if !self.drain {
+                out.word("NODRAIN");
+            }
+        });
+    }
+}
 
 /// `EVICT n`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -164,6 +164,12 @@ proptest! {
     }
 
     #[test]
+    fn tiers_read_back(name in key(), size in option::of(key()), drain: bool) {
+        reads_back!(TierAttach { path: &name, size: size.as_deref() }, TierAttach::parse);
+        reads_back!(TierDetach { name: &name, drain }, TierDetach::parse);
+    }
+
+    #[test]
     fn sessions_read_back(buffers in 0..=Attach::BUFFERS_MAX) {
         reads_back!(Attach::Shm { buffers }, Attach::parse);
         reads_back!(Attach::Tcp, Attach::parse);
@@ -187,6 +193,8 @@ fn refused(line: &str) -> String {
         CommandId::Attach => Attach::parse(&args).map(drop),
         CommandId::Set => Set::parse(&args).map(drop),
         CommandId::Scan => Scan::parse(&args).map(drop),
+        CommandId::TierAttach => TierAttach::parse(&args).map(drop),
+        CommandId::TierDetach => TierDetach::parse(&args).map(drop),
         id => Expire::parse(id, &args).map(drop),
     };
     error.expect_err(line).to_string()
@@ -241,6 +249,8 @@ fn what_makes_no_sense_is_refused_and_told_why() {
         ("EXPIRE k 1 NX GT", "ERR NX and XX, GT or LT options at the same time are not compatible"),
         ("EXPIRE k 1 GT LT", "ERR GT and LT options at the same time are not compatible"),
         ("EXPIRE k 1 WHAT", "ERR Unsupported option WHAT"),
+        ("TIER ATTACH /a 1GiB x", SYNTAX),
+        ("TIER DETACH flash.0 DRAIN", SYNTAX),
         ("SCAN x", "ERR invalid cursor"),
         ("SCAN 0 COUNT 0", SYNTAX),
         ("SCAN 0 COUNT x", NUMBER),

@@ -77,9 +77,26 @@ impl Config {
             "maxmemory" => Some(self.maxmemory_len().to_string()),
             "shards" => Some(self.shard_count().to_string()),
             "bulk-listen" => Some(self.bulk_addr(port).map_or("off".to_owned(), |addr| addr.to_string())),
+            "data-dir" => Some(path(self.data_dir_path())),
+            "nvme" => Some(self.flash_meaning()),
             "unix-socket" => Some(path(self.unix_socket_path(port))),
             _ => None,
         }
+    }
+
+    fn flash_meaning(&self) -> String {
+        let devices: Vec<String> = self
+            .flash_devices()
+            .into_iter()
+            .map(|device| match device.size {
+                Some(size) => {
+                    let segment = self.flash_segment_size(Some(size));
+                    format!("{} of {size} in segments of {segment}", device.path.display())
+                }
+                None => format!("{}, as it is", device.path.display()),
+            })
+            .collect();
+        if devices.is_empty() { "no flash tier".to_owned() } else { devices.join(", ") }
     }
 }
 

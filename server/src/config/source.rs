@@ -131,7 +131,7 @@ impl Sum {
                 continue;
             };
             let origin = place(item.span().or(key_span));
-            match item.as_value().and_then(text_of) {
+            match item.as_value().and_then(|value| text_of(value, info.list)) {
                 Some(value) => self.apply_to(info, &value, origin),
                 None => self
                     .problems
@@ -152,9 +152,12 @@ impl Sum {
     }
 }
 
-/// A TOML value as the text that a flag would give.
-fn text_of(value: &toml_edit::Value) -> Option<String> {
+/// A TOML value as the text that a flag would give. An array is the parts of a list.
+fn text_of(value: &toml_edit::Value, list: bool) -> Option<String> {
     match value {
+        toml_edit::Value::Array(parts) if list && !parts.is_empty() => {
+            parts.iter().map(|part| text_of(part, false)).collect::<Option<Vec<_>>>().map(|parts| parts.join(","))
+        }
         toml_edit::Value::String(text) => Some(text.value().clone()),
         toml_edit::Value::Integer(number) => Some(number.value().to_string()),
         toml_edit::Value::Boolean(switch) => Some(switch.value().to_string()),
@@ -173,6 +176,7 @@ fn line_column(text: &str, offset: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Value as _;
     use protocol::base::{ByteLen, Millis};
 
     const MACHINE: Machine = Machine { memory: ByteLen::gib(24), cores: 2 };
@@ -223,6 +227,17 @@ mod tests {
         assert_eq!(config.maxmemory, ByteLen::mib(512));
         assert!(!config.protected_mode);
         assert_eq!(config.watermark_high_percent.0, 96);
+    }
+
+    #[test]
+    fn a_list_comes_as_an_array_or_as_flags() {
+        let file = "nvme = ['/a:1GiB', '/b']\nworkers = [2]\n";
+        let error = load_with(Some(file), &[], &[]).expect_err("workers are no list");
+        assert!(error.starts_with("test.toml:2:11: workers takes one value"), "{error}");
+        let config = load_with(Some("nvme = ['/a:1GiB', '/b']"), &[], &[]).expect("a list");
+        assert_eq!(config.nvme, crate::config::Devices::parse("/a:1GiB,/b").expect("the same list"));
+        let config = load_with(None, &[], &["--nvme", "/a:1GiB", "--nvme", "/b"]).expect("flags add up");
+        assert_eq!(config.nvme, crate::config::Devices::parse("/a:1GiB,/b").expect("the same list"));
     }
 
     #[test]

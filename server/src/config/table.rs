@@ -3,7 +3,10 @@
 //! To add a setting, add its lines here, then run the tests with `MOONCAKE_REGENERATE=1` to bring
 //! `conf/mooncake.toml` and the operators' guide up to it.
 
-use super::value::{Choice, Form, HugePages, LogFormat, LogLevel, Micros, Percent, Seconds, Secret, ShmWrite, Value};
+use super::flash::Devices;
+use super::value::{
+    Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, Seconds, Secret, ShmWrite, Value,
+};
 use super::{Machine, Origin};
 use protocol::base::{ByteLen, Millis};
 use std::net::SocketAddr;
@@ -37,6 +40,8 @@ pub struct SettingInfo {
     pub form: Form,
     /// Whether its value must not be shown.
     pub secret: bool,
+    /// Whether it may be given in parts.
+    pub list: bool,
     range: Option<Range>,
     allowed_kind: &'static str,
     words: &'static [&'static str],
@@ -176,6 +181,7 @@ macro_rules! settings {
             when: When::$when,
             form: <$type as Value>::FORM,
             secret: <$type as Value>::SECRET,
+            list: <$type as Value>::LIST,
             range: range!($($min, $max $(, $word, $meaning)?)?),
             allowed_kind: <$type as Value>::ALLOWED,
             words: <$type as Value>::WORDS,
@@ -254,6 +260,32 @@ settings! {
         Start pinned_percent_max: Percent = "50", "0" to "90";
         /// Time between looks at what has run out: grants, leases, lives, graces.
         Start tick_ms: Millis = "20", "1" to "1000";
+    }
+    "Flash" {
+        /// Directory of what outlives a restart: journal, metadata, the default flash file. `auto` is `mooncake-data` in `$XDG_STATE_HOME` or, without it, in the working directory; `none` keeps nothing.
+        Start data_dir: Choice<PathBuf> = "auto";
+        /// Files and block devices that objects spill to. A flag may come several times. `auto` is one file in the data directory, four times as long as `dram` but at most a quarter of the free space.
+        Start nvme: Devices = "auto";
+        /// Length of a flash segment of a device that is new, a power of two. No object longer than half of it spills.
+        Start flash_segment_len: ByteLen = "0", "8 MiB" to "256 MiB", or "0" is "by the length of the device";
+        /// How devices are read and written: io_uring where the kernel allows it, or system calls.
+        Start flash_engine: FlashEngine = "auto";
+        /// Reads and writes in flight on one device.
+        Start flash_depth: usize = "32", "1" to "1024";
+        /// Bytes written to one device in a day, to spare it. Once spent, only what was evicted twice is written. 0 is no limit.
+        Start flash_write_budget: ByteLen = "0", "1 GiB" to "1024 TiB", or "0" is "no limit";
+        /// Share of the write bandwidth that may go into keeping what was read since it was written.
+        Start flash_reinsert_percent: Percent = "25", "0" to "75";
+        /// Time that a writer waits for objects to reach flash before some are dropped for it.
+        Start spill_wait_ms: Millis = "100", "0" to "10000";
+        /// Time after which a deletion, a pin or a changed life is synced. A killed process loses none of them, a machine without power those of this time.
+        Start journal_sync_ms: Millis = "50", "1" to "10000";
+        /// Which `GET` of an object on flash brings it back into DRAM. `LEASE` always does. 0 is never.
+        Start promote_reads: usize = "2", "1" to "100", or "0" is "never";
+        /// Bytes of a chain that are read ahead when a reader of it goes to flash.
+        Start prefetch_len: ByteLen = "16 MiB", "4 KiB" to "1 GiB", or "0" is "none";
+        /// Time that a stop may take to write what lies in DRAM only. `SHUTDOWN NOSAVE` takes none.
+        Runtime shutdown_save_ms: Millis = "60000", "0" to "3600000";
     }
     "Shared memory" {
         /// How a client hands over the bytes of a `PUT`: `copy` out of its memory, or `arena`, written in place by clients trusted like the server.

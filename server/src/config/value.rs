@@ -33,6 +33,8 @@ pub trait Value: Sized + PartialOrd {
     const FORM: Form = Form::Number;
     /// Whether the value must not show in logs and printed configurations.
     const SECRET: bool = false;
+    /// Whether it may be given in parts: a flag several times, an array in a file.
+    const LIST: bool = false;
 
     /// Reads text as it comes from a file, the environment, a flag or `CONFIG SET`.
     fn parse(text: &str) -> Option<Self>;
@@ -321,6 +323,18 @@ words! {
         Copy = "copy",
         /// The client writes into a segment it was lent. For clients that are trusted as the server is.
         Arena = "arena",
+    }
+}
+
+words! {
+    /// How the flash tier reads and writes its devices.
+    FlashEngine: "auto, uring or syscall" {
+        /// io_uring, or system calls where the kernel refuses it.
+        Auto = "auto",
+        /// io_uring, or the server does not start.
+        Uring = "uring",
+        /// System calls on threads.
+        Syscall = "syscall",
     }
 }
 

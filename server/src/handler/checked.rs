@@ -27,7 +27,7 @@ impl Checking {
     pub(crate) async fn reply(self, output: &mut Output) {
         for item in self.items {
             let bytes = match item {
-                None => None,
+                None | Some(Found::Flash(_)) => None,
                 Some(Found::Small(bytes)) => Some(bytes),
                 Some(Found::Large(value)) => copy(value).await,
             };

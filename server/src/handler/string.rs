@@ -19,7 +19,7 @@ pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let output = &mut *ctx.output;
     let found = ctx.node.store.read(ctx.now, key, None, |value| output.writer().bulk(value)).map_err(refused)?;
     match found {
-        None => ctx.reply().null(),
+        None | Some(Found::Flash(_)) => ctx.reply().null(),
         Some(Found::Small(())) => {}
         Some(Found::Large(value)) => {
             *ctx.bulky = *ctx.bulky || value.len() as u64 >= BULKY_LEN_MIN;
@@ -46,7 +46,7 @@ pub(crate) fn mget(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         // Too many readers of one object is a miss here: an array has no place for an error of one item.
         let found = ctx.node.store.read(ctx.now, key, depth, |value| output.writer().bulk(value)).ok().flatten();
         match found {
-            None => ctx.reply().null(),
+            None | Some(Found::Flash(_)) => ctx.reply().null(),
             Some(Found::Small(())) => {}
             Some(Found::Large(value)) => {
                 *ctx.bulky = *ctx.bulky || value.len() as u64 >= BULKY_LEN_MIN;
@@ -116,7 +116,7 @@ pub(crate) fn set(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         Ok(()) if !set.get => ctx.reply().ok(),
         Err(StoreError::Exists { .. } | StoreError::Condition) if !set.get => ctx.reply().null(),
         Ok(()) | Err(StoreError::Exists { .. } | StoreError::Condition) => match previous {
-            None => ctx.reply().null(),
+            None | Some(Found::Flash(_)) => ctx.reply().null(),
             Some(Found::Small(bytes)) => ctx.reply().bulk(&bytes),
             Some(found) if ctx.node.arena.is_some() => return Ok(checked::previous(ctx, found)),
             Some(Found::Large(value)) => ctx.output.value(value),
@@ -183,7 +183,7 @@ pub(crate) fn getrange(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         .read(ctx.now, key, None, |value| output.writer().bulk(&value[range(start, end, value.len())]))
         .map_err(refused)?;
     match found {
-        None => ctx.reply().bulk(b""),
+        None | Some(Found::Flash(_)) => ctx.reply().bulk(b""),
         Some(Found::Small(())) => {}
         Some(Found::Large(value)) => {
             let part = range(start, end, value.len());

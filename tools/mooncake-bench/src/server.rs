@@ -133,7 +133,7 @@ pub(crate) fn found(dram: &str) -> Vec<ToStart> {
     let mut found = Vec::new();
     if let Some(ours) = sibling("mooncake-server") {
         let command = format!(
-            "{} --listen 127.0.0.1:{{port}} --dram {dram} --unix-socket {}/mooncake-bench-{{port}}.sock --log-level warn",
+            "{} --listen 127.0.0.1:{{port}} --dram {dram} --nvme none --data-dir none --unix-socket {}/mooncake-bench-{{port}}.sock --log-level warn",
             ours.display(),
             std::env::temp_dir().display()
         );

@@ -1,0 +1,61 @@
+//! Why the tier could not do what was asked. A record that proved unreadable is not here: it is a miss.
+
+use crate::error::StoreError;
+use std::io;
+use std::path::PathBuf;
+
+/// Refusals of the flash tier. The server gives each its word on the wire.
+#[derive(Debug, thiserror::Error)]
+pub enum FlashError {
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// Another process uses the directory or device.
+    #[error("{path} is in use by another process")]
+    Locked {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried, with its path.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No device can take or give anything at the moment.
+    #[error("flash is off: {why}")]
+    Off {
+        /// Of the device, or that there is none.
+        why: String,
+    },
+    /// No device has room for the object.
+    #[error("no room on flash for an object of {len} bytes")]
+    NoRoom {
+        /// Its length.
+        len: u64,
+    },
+    /// The object that was to be made durable is not there any more.
+    #[error("the object was removed meanwhile")]
+    Gone,
+    /// No such device.
+    #[error("no flash device has the number {id}")]
+    NoDevice {
+        /// As asked.
+        id: u32,
+    },
+    /// The tier is being closed.
+    #[error("the flash tier is closed")]
+    Closed,
+    /// DRAM had no room for the object, or its client holds too much.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl FlashError {
+    /// An [`io::Error`] with what was tried.
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { what: what.into(), source }
+    }
+}

@@ -1,0 +1,131 @@
+//! What can be seen of a tier: each device's figures, and how far a start has come.
+
+use protocol::base::ByteLen;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// What a device does at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceState {
+    /// Serves.
+    On,
+    /// Fenced off: nothing is written, reads of it miss. It is probed and comes back by itself.
+    Off {
+        /// What happened.
+        why: String,
+    },
+    /// Is being emptied or let go.
+    Leaving,
+}
+
+/// One device, as the operator sees it. Counters run since the start.
+#[derive(Clone, Debug)]
+pub struct DeviceStatus {
+    /// Its number in this tier.
+    pub id: u32,
+    /// The file or block device.
+    pub path: PathBuf,
+    /// What it does.
+    pub state: DeviceState,
+    /// Which engine performs its I/O.
+    pub engine: &'static str,
+    /// Bytes of all segments.
+    pub size: ByteLen,
+    /// Bytes of one segment.
+    pub segment_len: ByteLen,
+    /// Segments in all.
+    pub segments: u64,
+    /// Segments that hold nothing.
+    pub segments_free: u64,
+    /// Segments set aside because of what was read from them.
+    pub segments_quarantined: u64,
+    /// Bytes of records in segments that are not free, dead ones included.
+    pub used: ByteLen,
+    /// Records written for spills.
+    pub spills: u64,
+    /// Records written again because they were hit, when their segment was reclaimed.
+    pub reinserted: u64,
+    /// Bytes written: records, headers and footers.
+    pub written: ByteLen,
+    /// Of them, bytes of records that were written again.
+    pub reinserted_bytes: ByteLen,
+    /// Records read for clients.
+    pub reads: u64,
+    /// Bytes of them.
+    pub read: ByteLen,
+    /// Syncs done.
+    pub syncs: u64,
+    /// I/O that failed.
+    pub errors: u64,
+    /// Records that were not what the index said.
+    pub mismatches: u64,
+    /// Segments reclaimed.
+    pub reclaimed: u64,
+    /// Records dropped when their segment was reclaimed.
+    pub dropped: u64,
+    /// Spills refused because the write budget was spent.
+    pub refused: u64,
+    /// Spills whose bytes in DRAM were not what was published.
+    pub condemned: u64,
+    /// Bytes left of the day's write budget.
+    pub budget_left: Option<ByteLen>,
+    /// I/O in flight.
+    pub in_flight: usize,
+}
+
+/// What a start does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Files are being opened.
+    Opening = 0,
+    /// Tables of sealed segments are being read.
+    Sealed = 1,
+    /// Segments that were open are being searched for records.
+    OpenSegments = 2,
+    /// Records are being put into the index.
+    Indexing = 3,
+    /// Done.
+    Serving = 4,
+}
+
+/// How far a start has come: written by [`Tier::open`](super::Tier::open), read by `INFO`.
+#[derive(Debug, Default)]
+pub struct Progress {
+    phase: AtomicU8,
+    /// Segments to look at, over all devices.
+    pub segments: AtomicU64,
+    /// Segments done.
+    pub segments_done: AtomicU64,
+    /// Records found so far.
+    pub records: AtomicU64,
+    /// Bytes of their payloads.
+    pub bytes: AtomicU64,
+}
+
+impl Progress {
+    /// What is being done.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Opening,
+            1 => Phase::Sealed,
+            2 => Phase::OpenSegments,
+            3 => Phase::Indexing,
+            _ => Phase::Serving,
+        }
+    }
+
+    /// Says what is being done from now on.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Share of the segments that is done, 0 to 100.
+    pub fn percent(&self) -> u8 {
+        if self.phase() == Phase::Serving {
+            return 100;
+        }
+        let all = self.segments.load(Ordering::Relaxed).max(1);
+        u8::try_from((self.segments_done.load(Ordering::Relaxed) * 100 / all).min(99)).unwrap_or(99)
+    }
+}

@@ -14,6 +14,7 @@ mod file;
 mod scratch;
 mod sim;
 mod syscall;
+mod uring;
 
 #[cfg(test)]
 mod cases;

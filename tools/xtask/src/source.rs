@@ -16,6 +16,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "storage/src/dram/arena.rs",
     "storage/src/dram/memory.rs",
     "storage/src/flash/engine/syscall.rs",
+    "storage/src/flash/engine/uring.rs",
     "tools/mooncake-bench/src/memory.rs",
     "transport/src/shm.rs",
 ];

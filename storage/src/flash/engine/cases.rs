@@ -56,7 +56,7 @@ fn bytes(span: &RawSpan) -> Vec<u8> {
 
 /// Runs `case` on each engine this machine has. A refused io_uring is said, not hidden.
 fn on_each(name: &str, case: impl Fn(&mut dyn FnMut(Vec<Arc<dyn StableMemory>>) -> Box<dyn Engine>)) {
-    for kind in [EngineKind::Syscall] {
+    for kind in [EngineKind::Syscall, EngineKind::Uring] {
         let place = Place::new(&format!("{name}-{kind}"));
         case(&mut |fixed| {
             let options =
@@ -66,6 +66,20 @@ fn on_each(name: &str, case: impl Fn(&mut dyn FnMut(Vec<Arc<dyn StableMemory>>) 
     }
     let disk = SimDisk::new(1, LEN);
     case(&mut |_| disk.engine(DEPTH));
+}
+
+/// A server that was restarted opens its device as soon as the writes of the one before are done.
+#[test]
+fn a_device_in_use_is_waited_for() {
+    let place = Place::new("patience");
+    let options = EngineOptions { preallocate: Some(ByteLen(LEN)), ..Default::default() };
+    let engine = open(&place.file(), &options).expect("opens");
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(30));
+        drop(engine);
+    });
+    open(&place.file(), &options).expect("opens in the end");
+    thread.join().expect("drops");
 }
 
 /// Waits until nothing is in flight.
@@ -218,11 +232,12 @@ fn a_wait_without_anything_to_do_ends_in_time() {
 #[test]
 fn a_device_has_one_user() {
     let place = Place::new("lock");
-    let options = EngineOptions { preallocate: Some(ByteLen(LEN)), ..Default::default() };
+    let patience = Duration::from_millis(50);
+    let options = EngineOptions { preallocate: Some(ByteLen(LEN)), patience, ..Default::default() };
     let engine = open(&place.file(), &options).expect("opens");
     let error = open(&place.file(), &options).err().expect("is taken");
     assert!(error.to_string().contains("in use by another process"), "{error}");
-    let reader = EngineOptions { read_only: true, ..Default::default() };
+    let reader = EngineOptions { read_only: true, patience, ..Default::default() };
     assert!(open(&place.file(), &reader).is_err());
     drop(engine);
     let one = open(&place.file(), &reader).expect("free again");
@@ -245,6 +260,77 @@ fn what_cannot_be_flash_is_refused_with_a_sentence() {
     // More than any disk has; what was made stays empty.
     check(place.file(), Some(1 << 46), "device ");
     assert_eq!(std::fs::metadata(place.file()).expect("was made").len(), 0);
+}
+
+/// Both engines on what is open already, whatever it is.
+fn on_each_of(open_file: impl Fn() -> std::fs::File, case: impl Fn(&mut dyn Engine, &Arc<dyn StableMemory>)) {
+    let device = || file::Device { fd: open_file().into(), len: LEN };
+    let memory = memory(2048 * BLOCK);
+    case(&mut syscall::Threads::start(device(), DEPTH).expect("threads"), &memory);
+    match uring::Ring::start(device(), DEPTH, &[Arc::clone(&memory)]) {
+        Ok(mut ring) => case(&mut ring, &memory),
+        Err((error, _)) => panic!("io_uring: {error}"),
+    }
+}
+
+#[test]
+fn a_read_past_the_end_of_a_cut_file_is_short_not_wrong() {
+    let place = Place::new("short");
+    let cut = || {
+        let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(place.file());
+        let file = file.expect("opens");
+        file.set_len(2 * BLOCK as u64 + 100).expect("cuts");
+        file
+    };
+    on_each_of(cut, |engine, memory| {
+        // Within, across and behind the end.
+        for (tag, offset) in [(0, 0), (1, BLOCK as u64), (2, 16 * BLOCK as u64)] {
+            let at = usize::try_from(tag).expect("small") * 2 * BLOCK;
+            engine.submit(Op::read(tag, offset, vec![span(memory, at, BLOCK), span(memory, at + BLOCK, BLOCK)]));
+        }
+        let mut done = drain(engine);
+        done.sort_by_key(|done| done.tag);
+        let kinds: Vec<_> = done.iter().map(|done| done.result.as_ref().map_err(io::Error::kind)).collect();
+        let eof = Err(io::ErrorKind::UnexpectedEof);
+        assert_eq!(kinds, [Ok(&()), eof, eof], "{}", engine.name());
+    });
+}
+
+#[test]
+fn a_full_device_is_an_error_and_the_engine_goes_on() {
+    let full = || std::fs::File::options().read(true).write(true).open("/dev/full").expect("is everywhere");
+    on_each_of(full, |engine, memory| {
+        for round in 0..3 {
+            engine.submit(Op::write(1, 0, vec![span(memory, 0, BLOCK), span(memory, BLOCK, BLOCK)]));
+            let done = drain(engine);
+            let [Done { tag: 1, result: Err(error), parts }] = &done[..] else { panic!("round {round}: {done:?}") };
+            assert_eq!((error.kind(), parts.len()), (io::ErrorKind::StorageFull, 2), "{}", engine.name());
+            // Reads of it give zeros.
+            engine.submit(Op::read(2, 0, vec![span(memory, 0, BLOCK)]));
+            assert!(drain(engine)[0].result.is_ok());
+        }
+    });
+}
+
+#[test]
+fn more_parts_than_one_call_takes_are_all_moved() {
+    on_each("parts", |open| {
+        let count = 1500;
+        let memory = memory(2 * count * BLOCK);
+        // Not registered, so that they are gathered.
+        let mut engine = open(Vec::new());
+        let parts = |from: usize| (0..count).map(|n| span(&memory, (from + n) * BLOCK, BLOCK)).collect::<Vec<_>>();
+        for (n, part) in parts(0).iter().enumerate() {
+            fill(part, &[u8::try_from(n % 251).expect("small"); BLOCK]);
+        }
+        for op in [Op::write(1, 0, parts(0)), Op::read(2, 0, parts(count))] {
+            engine.submit(op);
+            drain(&mut *engine).pop().expect("one").result.expect("moves all");
+        }
+        for (n, part) in parts(count).iter().enumerate() {
+            assert!(bytes(part).iter().all(|&byte| usize::from(byte) == n % 251), "{}: part {n}", engine.name());
+        }
+    });
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! - A file is preallocated to its full size, so that a write into it never needs room later.
 
 use super::syscall::Threads;
+use super::uring::Ring;
 use super::{BLOCK, Engine};
 use protocol::base::{ByteLen, StableMemory};
 use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags};
@@ -17,6 +18,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Ops given to the kernel at once, at most.
+const DEPTH_MAX: usize = 1024;
+
+/// Pause between tries of a device in use.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// What performs the I/O.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,11 +75,21 @@ pub struct EngineOptions {
     pub fixed: Vec<Arc<dyn StableMemory>>,
     /// Only reads, beside nobody who writes.
     pub read_only: bool,
+    /// How long to wait for a device in use. A ring of a process that died keeps its device until its last write is done,
+    /// and so must the next process.
+    pub patience: Duration,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { kind: EngineKind::Auto, depth: 32, preallocate: None, fixed: Vec::new(), read_only: false }
+        Self {
+            kind: EngineKind::Auto,
+            depth: 32,
+            preallocate: None,
+            fixed: Vec::new(),
+            read_only: false,
+            patience: Duration::from_secs(10),
+        }
     }
 }
 
@@ -83,6 +101,7 @@ impl fmt::Debug for EngineOptions {
             .field("preallocate", &self.preallocate)
             .field("fixed", &self.fixed.len())
             .field("read_only", &self.read_only)
+            .field("patience", &self.patience)
             .finish()
     }
 }
@@ -101,11 +120,41 @@ pub(super) struct Device {
 /// Says what to do: no room, no rights, in use by another process, a file system without `O_DIRECT`.
 pub fn open(path: &Path, options: &EngineOptions) -> io::Result<Box<dyn Engine>> {
     let device = open_device(path, options)?;
-    let depth = options.depth.clamp(1, 1024);
+    let depth = options.depth.clamp(1, DEPTH_MAX);
+    let device = if options.kind == EngineKind::Syscall {
+        device
+    } else {
+        match Ring::start(device, depth, &options.fixed) {
+            Ok(ring) => return Ok(Box::new(ring)),
+            Err((error, _)) if options.kind == EngineKind::Uring => {
+                let what = "cannot be driven by io_uring, which is demanded; use engine auto or syscall";
+                return Err(io::Error::new(error.kind(), format!("{} {what}: {error}", path.display())));
+            }
+            Err((error, device)) => {
+                tracing::warn!("io_uring is refused ({error}): {} is driven by plain system calls", path.display());
+                device
+            }
+        }
+    };
     Ok(Box::new(Threads::start(device, depth)?))
 }
 
 fn open_device(path: &Path, options: &EngineOptions) -> io::Result<Device> {
+    let until = Instant::now() + options.patience;
+    loop {
+        match try_open(path, options) {
+            Err(error) if in_use(&error) && Instant::now() < until => std::thread::sleep(RETRY_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+/// Whether another process has the device.
+fn in_use(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy)
+}
+
+fn try_open(path: &Path, options: &EngineOptions) -> io::Result<Device> {
     let say = |what: &str, error: Errno| sentence(path, what, error);
     let existing = match rustix::fs::stat(path) {
         Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode)),

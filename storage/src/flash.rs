@@ -36,4 +36,5 @@
 
 pub mod engine;
 pub mod format;
+pub mod recover;
 pub mod tier;

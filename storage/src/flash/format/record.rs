@@ -33,6 +33,8 @@ const MAGIC: [u8; 8] = *b"MKVREC01";
 const WHAT: &str = "record";
 const FIXED_LEN: usize = 96;
 const INLINE: u8 = 1;
+/// Pages of the longest header: of a payload as long as a segment, with the longest key.
+const HEADER_PAGES_MAX: u8 = 9;
 /// Bytes of payload under one checksum.
 pub const CHUNK_LEN: usize = 64 * 1024;
 
@@ -167,7 +169,7 @@ pub struct RecordView<'a> {
 impl<'a> RecordView<'a> {
     /// Bytes of the header that begins with `page`; `None` if none begins there. Only a claim: nothing is checked yet.
     pub fn claimed_len(page: &[u8]) -> Option<usize> {
-        let begins = page.len() >= FIXED_LEN && page[..8] == MAGIC && page[10] > 0;
+        let begins = page.len() >= FIXED_LEN && page[..8] == MAGIC && (1..=HEADER_PAGES_MAX).contains(&page[10]);
         begins.then(|| usize::from(page[10]) * PAGE_LEN)
     }
 
@@ -179,10 +181,7 @@ impl<'a> RecordView<'a> {
         let inconsistent = |why| FormatError::Inconsistent { what: WHAT, why };
         let len = Self::claimed_len(bytes).ok_or(FormatError::Magic { what: WHAT })?;
         let header = bytes.get(..len).ok_or(FormatError::Short { what: WHAT })?;
-        let expected = mac(&life.nonce, &[&header[..16], &[0; 16], &header[32..]]);
-        if !same(&expected, &array(header, 16)) {
-            return Err(FormatError::Check { what: WHAT });
-        }
+        // What costs nothing comes first: hostile payloads are to be no work.
         match u16_at(header, 8) {
             VERSION => {}
             found => return Err(FormatError::Version { what: WHAT, found }),
@@ -203,6 +202,10 @@ impl<'a> RecordView<'a> {
         }
         if u32_at(header, 76) as usize != CHUNK_LEN {
             return Err(inconsistent("another chunk length"));
+        }
+        let expected = mac(&life.nonce, &[&header[..16], &[0; 16], &header[32..]]);
+        if !same(&expected, &array(header, 16)) {
+            return Err(FormatError::Check { what: WHAT });
         }
         let chunks_len = if layout.inline { 0 } else { 4 * chunks_of(length) };
         let (chunks, rest) = header[FIXED_LEN..].split_at(chunks_len);

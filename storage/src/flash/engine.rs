@@ -21,7 +21,7 @@ mod cases;
 
 pub use file::{EngineKind, EngineOptions, open};
 pub use scratch::{Scratch, ScratchPool};
-pub use sim::SimDisk;
+pub use sim::{Faults, Injected, SimDisk};
 
 use protocol::base::RawSpan;
 use std::io;

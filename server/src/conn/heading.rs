@@ -1,10 +1,14 @@
-//! Sends the few bytes before a large value in a way that keeps the value's copy fast.
+//! Sends the few bytes around a large value in a way that keeps the value's copy fast.
 //!
 //! The kernel copies a payload into pages of its own, right behind the header that came with it. Where the copy's
 //! destination lies 1 to 31 bytes further into its page than its source, the processor's string copy falls to a third of
 //! its speed: that is every page-aligned value behind a header such as `$1048576` CR LF. So the header is not copied: it is
 //! spliced from a page that never changes, and the payload's copy begins at the start of a page. Measured on loopback: 200
 //! instead of 500 ms of CPU a GB at 1 MiB, 460 instead of 710 at 64 KiB.
+//!
+//! The CR LF behind a value does the same to the value after it, by two bytes more each time, as long as the kernel goes on in
+//! the page it began. Behind long values it is spliced too: 2.7 to 4.5 GB/s at 16 MiB for one client. Shorter ones would lose
+//! more by one more call, and the wake-up it brings.
 //!
 //! Invariants:
 //! - A page that was handed to the kernel is never written again.
@@ -22,12 +26,26 @@ const SLOT_LEN: usize = 32;
 /// Different headings that are kept; KV blocks have few lengths.
 const HEADINGS_MAX: u64 = 2048;
 
+/// Bytes that are always the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum What {
+    /// What announces a value of `len` bytes.
+    Heading {
+        /// Bytes of the value.
+        len: u64,
+        /// Whether the CR LF of the value before comes first.
+        after_value: bool,
+    },
+    /// The CR LF after a value, when nothing follows.
+    End,
+}
+
 /// The headings that this thread has sent, and the pipe they pass through.
 struct Headings {
     file: OwnedFd,
     reader: OwnedFd,
     writer: OwnedFd,
-    slots: HashMap<(u64, bool), u64>,
+    slots: HashMap<What, u64>,
 }
 
 thread_local! {
@@ -41,8 +59,8 @@ impl Headings {
         Some(Self { file, reader, writer, slots: HashMap::new() })
     }
 
-    fn slot(&mut self, heading: &[u8], len: u64, after_value: bool) -> Option<u64> {
-        if let Some(&slot) = self.slots.get(&(len, after_value)) {
+    fn slot(&mut self, heading: &[u8], what: What) -> Option<u64> {
+        if let Some(&slot) = self.slots.get(&what) {
             return Some(slot);
         }
         let next = self.slots.len() as u64;
@@ -54,7 +72,7 @@ impl Headings {
         if written != heading.len() {
             return None;
         }
-        self.slots.insert((len, after_value), slot);
+        self.slots.insert(what, slot);
         Some(slot)
     }
 
@@ -65,15 +83,15 @@ impl Headings {
     }
 }
 
-/// Sends `heading`, which announces a value of `len` bytes, to `socket`; `after_value` if it begins with the CR LF of the
-/// value before. Returns the bytes that went: none if the socket is full or this way is closed.
-pub(crate) fn send(socket: BorrowedFd<'_>, heading: &[u8], len: u64, after_value: bool) -> usize {
+/// Sends `heading`, the bytes of `what`, to `socket`. Returns the bytes that went: none if the socket is full or this way is
+/// closed.
+pub(crate) fn send(socket: BorrowedFd<'_>, heading: &[u8], what: What) -> usize {
     HEADINGS.with_borrow_mut(|headings| {
         if headings.is_none() {
             *headings = Headings::new();
         }
         let Some(headings) = headings else { return 0 };
-        let Some(slot) = headings.slot(heading, len, after_value) else { return 0 };
+        let Some(slot) = headings.slot(heading, what) else { return 0 };
         let mut offset = slot;
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         match splice(&headings.file, Some(&mut offset), &headings.writer, None, heading.len(), flags) {
@@ -83,8 +101,11 @@ pub(crate) fn send(socket: BorrowedFd<'_>, heading: &[u8], len: u64, after_value
                 return 0;
             }
         }
-        // More follows at once: the value.
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MORE;
+        let flags = match what {
+            // More follows at once: the value.
+            What::Heading { .. } => SpliceFlags::NONBLOCK | SpliceFlags::MORE,
+            What::End => SpliceFlags::NONBLOCK,
+        };
         let sent = loop {
             match splice(&headings.reader, None, socket, None, heading.len(), flags) {
                 Err(Errno::INTR) => {}

@@ -4,6 +4,7 @@
 //! - Bytes go out in the order they were put in; a guarded value holds its slot until its last byte was taken by the socket.
 //! - No payload of a large value is copied here.
 
+use super::heading::What;
 use bytes::BytesMut;
 use protocol::resp::Writer;
 use std::collections::VecDeque;
@@ -13,6 +14,8 @@ use storage::ReadGuard;
 /// Most bytes of one large value handed to the socket in one call. Longer calls are slower: the receiver waits, then the
 /// sender does.
 const PIECE_LEN_MAX: usize = 1 << 20;
+/// Values from this length on have their CR LF spliced.
+const END_SPLICED_LEN_MIN: usize = 2 << 20;
 /// Slices of one call.
 pub(crate) const SLICES_MAX: usize = 32;
 /// A buffer that grew beyond this is given back once it is sent.
@@ -29,11 +32,10 @@ struct Held {
     value: ReadGuard,
 }
 
-/// The framing bytes that are next to be sent, and the length of the value they announce.
-pub(crate) struct Heading<'a> {
+/// Framing bytes that are next to be sent.
+pub(crate) struct Framing<'a> {
     pub(crate) bytes: &'a [u8],
-    pub(crate) len: u64,
-    pub(crate) after_value: bool,
+    pub(crate) what: What,
 }
 
 /// See the module's text.
@@ -46,6 +48,8 @@ pub(crate) struct Output {
     /// Bytes of the first held value that are sent.
     held_sent: usize,
     held_len: usize,
+    /// Where the CR LF of a long value begins, while it is all that is left to send.
+    long_end: Option<usize>,
     pub(crate) resp3: bool,
 }
 
@@ -67,14 +71,17 @@ impl Output {
         self.writer().bulk_end();
     }
 
-    /// The framing of a large value, if that is exactly what comes next.
-    pub(crate) fn heading(&self) -> Option<Heading<'_>> {
-        let held = self.held.front()?;
+    /// The framing of a large value, if that is exactly what comes next: its heading, or what ends the last one.
+    pub(crate) fn framing(&self) -> Option<Framing<'_>> {
+        let Some(held) = self.held.front() else {
+            let bytes = &self.buffer[self.head..];
+            let is_end = self.long_end == Some(self.head) && bytes == b"\r\n";
+            return is_end.then_some(Framing { bytes, what: What::End });
+        };
         let begin = held.at - held.heading_len;
-        (self.head == begin && self.held_sent == 0).then(|| Heading {
+        (self.head == begin && self.held_sent == 0).then(|| Framing {
             bytes: &self.buffer[begin..held.at],
-            len: held.value.len() as u64,
-            after_value: held.after_value,
+            what: What::Heading { len: held.value.len() as u64, after_value: held.after_value },
         })
     }
 
@@ -101,7 +108,7 @@ impl Output {
         }
     }
 
-    /// What to send next. `spliced`: stop before a value whose heading is sent by other means.
+    /// What to send next. `spliced`: stop before framing that is sent by other means.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX], spliced: bool) -> usize {
         let mut count = 0;
         let mut position = self.head;
@@ -123,12 +130,20 @@ impl Output {
             }
             slices[count] = IoSlice::new(rest);
             count += 1;
+            if spliced && self.ends_long(held) {
+                return count;
+            }
         }
         if position < self.buffer.len() && count < SLICES_MAX {
             slices[count] = IoSlice::new(&self.buffer[position..]);
             count += 1;
         }
         count
+    }
+
+    /// Whether nothing but its CR LF follows this value, and it is long enough for that to be spliced.
+    fn ends_long(&self, held: &Held) -> bool {
+        held.value.len() >= END_SPLICED_LEN_MIN && held.at + 2 == self.buffer.len()
     }
 
     /// The socket took `count` bytes.
@@ -148,6 +163,7 @@ impl Output {
             count -= step;
             self.held_len -= step;
             if step == left {
+                self.long_end = self.ends_long(held).then_some(held.at);
                 self.held.pop_front();
                 self.held_sent = 0;
             }
@@ -159,6 +175,7 @@ impl Output {
         if self.pending() == 0 {
             self.head = 0;
             self.held.clear();
+            self.long_end = None;
             if self.buffer.capacity() > BUFFER_KEPT_MAX {
                 self.buffer = BytesMut::new();
             } else {

@@ -101,9 +101,12 @@ impl Stream {
         mut progress: impl FnMut(usize) -> io::Result<()>,
     ) -> io::Result<()> {
         while output.pending() > 0 {
-            if let (Some(heading), Some(socket)) = (output.heading(), self.spliceable()) {
-                let count = heading::send(socket, heading.bytes, heading.len, heading.after_value);
+            if let (Some(framing), Some(socket)) = (output.framing(), self.spliceable()) {
+                let count = heading::send(socket, framing.bytes, framing.what);
                 output.advance(count);
+                if output.pending() == 0 {
+                    return progress(count);
+                }
             }
             let spliced = self.spliceable().is_some();
             let count = poll_fn(|cx| {

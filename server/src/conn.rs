@@ -31,7 +31,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use storage::Reservation;
+use storage::{Account, Reservation, StoreError};
 use stream::{Detached, Stream};
 
 /// Bytes of the worker's shared read buffer.
@@ -77,6 +77,8 @@ enum Next {
     },
     /// Something that takes time.
     Wait(dispatch::Job, Answer),
+    /// Run the next command again when there is room for what it writes.
+    Room,
     Close,
     /// At once, without a word more: nobody takes what there is to say.
     Drop,
@@ -126,6 +128,10 @@ struct State {
     ran: Vec<(CommandId, u32)>,
     /// Bytes that came since the client was last seen to make progress.
     moved: usize,
+    /// Items of the command being run that were done before it had to wait for room.
+    resume: usize,
+    /// Commands that ran, those that had to wait for room not counted.
+    done: u64,
 }
 
 /// See the module's text.
@@ -149,6 +155,8 @@ impl Conn {
             took: false,
             ran: Vec::new(),
             moved: 0,
+            resume: 0,
+            done: 0,
         };
         Self { stream, state }
     }
@@ -221,12 +229,34 @@ impl Conn {
                     session.client.active_ms.store(session.node.now_ms(), Ordering::Relaxed);
                     self.state.run_buffer(&mut self.stream)
                 }
+                Next::Room => {
+                    self.flush().await?;
+                    self.await_room().await
+                }
                 Next::Close => {
                     self.flush().await?;
                     return Ok(None);
                 }
                 Next::Drop => return Ok(None),
             };
+        }
+    }
+
+    /// Tries a write again whenever there is room, then lets others go for it. Returns what comes next.
+    async fn await_room(&mut self) -> Next {
+        let node = Arc::clone(&self.state.session.node);
+        let mut wait = Room::begin(&node);
+        loop {
+            // Before the next try, so that room made after it is heard of.
+            let room = node.store.room().notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            let done = self.state.done;
+            match self.state.run_buffer(&mut self.stream) {
+                Next::Room if self.state.done != done => wait = Room::begin(&node),
+                Next::Room => wait.for_room(&node, room).await,
+                next => return next,
+            }
         }
     }
 
@@ -301,7 +331,7 @@ impl Conn {
         let node = Arc::clone(&self.state.session.node);
         let client = Arc::clone(&self.state.session.client);
         let key = self.state.framer.args(&self.state.buffer).bytes(arg - 1).unwrap_or_default();
-        let reserved = node.store.reserve(node.now_looked(), key, len, &self.state.session.bond.account);
+        let reserved = reserve(&node, key, len, &self.state.session.bond.account).await;
         let due = end_of_transfer(&node, len);
         let total = usize::try_from(len).map_err(io::Error::other)?;
         let buffered = total.min(self.state.buffer.len() - at);
@@ -361,6 +391,40 @@ impl Conn {
             node.workers().get(here).stats.bulky.fetch_add(1, Ordering::Relaxed);
         }
         node.workers().better_for_bulk(here)
+    }
+}
+
+/// A writer's wait for room: for a while, then at others' expense.
+struct Room {
+    until: tokio::time::Instant,
+}
+
+impl Room {
+    fn begin(node: &Node) -> Self {
+        Self { until: tokio::time::Instant::now() + node.hot.spill_wait }
+    }
+
+    async fn for_room(&mut self, node: &Node, room: impl Future<Output = ()>) {
+        if tokio::time::timeout_at(self.until, room).await.is_err() {
+            node.store.hurry(node.now());
+            *self = Self::begin(node);
+        }
+    }
+}
+
+/// A slot for a value that is about to come.
+async fn reserve(node: &Node, key: &[u8], len: u64, account: &Arc<Account>) -> Result<Reservation, StoreError> {
+    let mut wait = None;
+    loop {
+        let room = wait.is_some().then(|| node.store.room().notified());
+        match node.store.reserve(node.now_looked(), key, len, account) {
+            Err(StoreError::SpillWait { .. }) => {}
+            reserved => return reserved,
+        }
+        let waiting = wait.get_or_insert_with(|| Room::begin(node));
+        if let Some(room) = room {
+            waiting.for_room(node, room).await;
+        }
     }
 }
 
@@ -482,9 +546,14 @@ impl State {
                         stats,
                         now,
                         bulky: &mut self.bulky,
+                        resume: &mut self.resume,
                         ran: &mut self.ran,
                     });
                     self.framer.reset();
+                    if matches!(flow, Flow::Room) {
+                        // Its words are framed anew.
+                        break Next::Room;
+                    }
                     self.receiving = self.took;
                     self.took = false;
                     self.taken.clear();
@@ -496,6 +565,7 @@ impl State {
                         Flow::Go => {}
                         Flow::Relimit => self.framer.set_limits(limits(&self.session)),
                         Flow::Wait(job) => break Next::Wait(job, answer),
+                        Flow::Room => unreachable!("left above"),
                         Flow::Close => break Next::Close,
                     }
                 }
@@ -510,6 +580,7 @@ impl State {
                 Err(error) => break self.malformed(error),
             }
         };
+        self.done += commands;
         if commands > 0 {
             stats.commands.add(commands);
             let client = &self.session.client;
@@ -529,7 +600,7 @@ impl State {
         let inside = match next {
             Next::Receive { .. } => true,
             Next::Read => self.framer.is_mid_command() || left > 0,
-            Next::Flush | Next::Wait(..) | Next::Close | Next::Drop => false,
+            Next::Flush | Next::Wait(..) | Next::Room | Next::Close | Next::Drop => false,
         };
         let begun = inside && (ran || client.progress_ms.load(Ordering::Relaxed) == 0);
         if begun || self.moved >= PROGRESS_LEN || !inside {

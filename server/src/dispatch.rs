@@ -35,6 +35,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) now: Instant,
     /// Set by commands that move large values.
     pub(crate) bulky: &'a mut bool,
+    /// Items of a batch that were done before it had to wait for room.
+    pub(crate) resume: &'a mut usize,
     /// Commands that ran since the clock was read: runs of one command and how long they are.
     pub(crate) ran: &'a mut Vec<(CommandId, u32)>,
 }
@@ -60,6 +62,9 @@ pub(crate) enum Flow {
     Relimit,
     /// Wait for this first.
     Wait(Job),
+    /// There will be room once more has been written to flash: wait a little, then run the same command again. Only for a
+    /// command whose arguments all lie in the buffer; what it has done by then it notes in [`Ctx::resume`].
+    Room,
     /// Send what there is, then end.
     Close,
 }
@@ -105,6 +110,10 @@ pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
     };
     if answer == Answer::Unwanted {
         ctx.output.forget(mark);
+    }
+    match flow {
+        Flow::Room => ctx.session.reply_mode = mode,
+        _ => *ctx.resume = 0,
     }
     (flow, answer)
 }
@@ -166,6 +175,9 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
         let name = spec.full_name.to_ascii_uppercase();
         Err(WireError::err(format!("unknown subcommand '{}'. Try {name} HELP.", word.unwrap_or_default())))
     };
+    if matches!(result, Ok(Flow::Room)) {
+        return Flow::Room;
+    }
     bump(&stat.calls, 1);
     if let Some(took) = started.map(|started| started.elapsed()).filter(|took| *took >= SLOW) {
         let client = &ctx.session.client;

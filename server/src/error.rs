@@ -2,6 +2,7 @@
 
 use protocol::resp::{ErrorWord, WireError};
 use storage::StoreError;
+use storage::flash::tier::FlashError;
 
 /// The word and text a client sees. Every error of the store chooses its word here.
 pub(crate) fn wire(error: &StoreError) -> WireError {
@@ -23,4 +24,17 @@ pub(crate) fn wire(error: &StoreError) -> WireError {
 /// The same, by value, for `map_err`.
 pub(crate) fn refused(error: StoreError) -> WireError {
     wire(&error)
+}
+
+/// The word and text of what the flash tier could not do.
+pub(crate) fn flash(error: &FlashError) -> WireError {
+    let word = match error {
+        FlashError::Config(_) | FlashError::Io { .. } => ErrorWord::Err,
+        FlashError::Locked { .. } | FlashError::Off { .. } | FlashError::Closed => ErrorWord::Busy,
+        FlashError::NoRoom { .. } => ErrorWord::Oom,
+        FlashError::Gone => ErrorWord::Stale,
+        FlashError::NoDevice { .. } => ErrorWord::Denied,
+        FlashError::Store(error) => return wire(error),
+    };
+    WireError::new(word, error.to_string())
 }

@@ -9,16 +9,19 @@ pub(crate) mod config_cmd;
 pub(crate) mod connection;
 pub(crate) mod diagnose;
 pub(crate) mod expire;
+pub(crate) mod fetch;
 pub(crate) mod generic;
 pub(crate) mod info;
 pub(crate) mod job;
 pub(crate) mod lease;
+pub(crate) mod lookup;
 pub(crate) mod memory;
 pub(crate) mod node_cmd;
 pub(crate) mod object;
 pub(crate) mod pin;
 pub(crate) mod server;
 pub(crate) mod string;
+pub(crate) mod tier_cmd;
 
 use crate::dispatch::{Ctx, Flow};
 use protocol::command::{CommandId as Id, Spec};
@@ -45,7 +48,7 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::Release => lease::release(ctx),
         Id::MLease => lease::mlease(ctx),
         Id::MRelease => lease::mrelease(ctx),
-        Id::Lookup => lease::lookup(ctx),
+        Id::Lookup => lookup::lookup(ctx),
         Id::Pin => pin::pin(ctx),
         Id::Unpin => pin::unpin(ctx),
         Id::Attach => attach::attach(ctx),
@@ -53,9 +56,9 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
 
         Id::Node => node_cmd::node(ctx),
         Id::SegmentList => node_cmd::segment_list(ctx),
-        Id::TierList => node_cmd::tier_list(ctx),
-        Id::TierAttach => node_cmd::tier_attach(ctx),
-        Id::TierDetach => node_cmd::tier_detach(ctx),
+        Id::TierList => tier_cmd::tier_list(ctx),
+        Id::TierAttach => tier_cmd::tier_attach(ctx),
+        Id::TierDetach => tier_cmd::tier_detach(ctx),
         Id::Evict => node_cmd::evict(ctx),
         Id::Diagnose => diagnose::diagnose(ctx),
 

@@ -13,6 +13,7 @@ mod clock;
 mod conn;
 mod dispatch;
 mod error;
+mod flash;
 mod glob;
 mod handler;
 mod listen;

@@ -7,6 +7,7 @@ use crate::bulk::BulkSessions;
 use crate::clients::Clients;
 use crate::clock::BootClock;
 use crate::config::{Config, ShmWrite};
+use crate::flash::Flash;
 use crate::sampler::Sampler;
 use crate::slow::Slow;
 use crate::stats::NodeStats;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use storage::{Segment, Store, StoreConfig};
 use tokio::sync::Notify;
 
@@ -50,6 +52,8 @@ pub struct Node {
     pub(crate) sampler: Sampler,
     pub(crate) slow: Slow,
     pub(crate) upkeep: Upkeep,
+    /// The flash tier, if this node has one.
+    pub(crate) flash: Option<Flash>,
     /// The file that the configuration came from, for `CONFIG REWRITE`.
     pub(crate) config_file: OnceLock<PathBuf>,
     pub(crate) workers: OnceLock<Workers>,
@@ -57,6 +61,8 @@ pub struct Node {
     /// Bytes of segments whose pages are there.
     pub(crate) prefaulted: AtomicU64,
     stopping: AtomicBool,
+    /// Whether what lies in DRAM only is written to flash at the end.
+    saves: AtomicBool,
     stop: Notify,
     /// Limits that are read at every command, so that they need no lock.
     pub(crate) hot: Hot,
@@ -70,6 +76,12 @@ pub(crate) struct Hot {
     pub(crate) request_len_max: usize,
     pub(crate) preauth_len_max: usize,
     pub(crate) lease_max: Millis,
+    /// Time that a writer waits for objects to reach flash.
+    pub(crate) spill_wait: Duration,
+    /// Time that a read of flash or a durable commit may take.
+    pub(crate) flash_wait: Duration,
+    /// Whether anything is read ahead.
+    pub(crate) prefetches: bool,
     pub(crate) needs_auth: AtomicBool,
     /// Whether the flash tier is still being recovered: no object is found or written until then.
     pub(crate) loading: AtomicBool,
@@ -117,6 +129,10 @@ impl Node {
             ShmWrite::Arena => Some(Arena::new(&segments).context("lend the segments for writing")?),
         };
         let clock = BootClock;
+        let (flash, boot_epoch) = match Flash::prepare(&config)? {
+            Some((flash, epoch)) => (Some(flash), epoch),
+            None => (None, crate::clock::unix_ms() / 1000),
+        };
         let seed = rand::random::<u64>();
         let store_config = StoreConfig {
             shards: config.shard_count(),
@@ -130,7 +146,7 @@ impl Node {
             grace_percent_max: config.probe_grace_percent_max.0,
             probe_grace: config.probe_grace_ms,
             commit_memory: config.commit_memory_ms,
-            boot_epoch: crate::clock::unix_ms() / 1000,
+            boot_epoch,
             seed,
         };
         let memories = segments.iter().map(|segment| Arc::clone(segment) as Arc<dyn StableMemory>).collect();
@@ -149,6 +165,9 @@ impl Node {
             request_len_max: len(config.request_len_max),
             preauth_len_max: len(config.preauth_len_max),
             lease_max: config.lease_ms_max,
+            spill_wait: config.spill_wait_ms.duration(),
+            flash_wait: config.flash_wait_ms_max.duration(),
+            prefetches: config.prefetch_len.get() > 0,
             needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
             loading: AtomicBool::new(true),
             sending: AtomicU64::new(0),
@@ -168,11 +187,13 @@ impl Node {
             sampler: Sampler::default(),
             slow: Slow::default(),
             upkeep: Upkeep::default(),
+            flash,
             config_file: OnceLock::new(),
             workers: OnceLock::new(),
             addresses: OnceLock::new(),
             prefaulted: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            saves: AtomicBool::new(true),
             stop: Notify::new(),
             hot,
             config: RwLock::new(config),
@@ -199,6 +220,17 @@ impl Node {
     pub fn shut_down(&self) {
         self.stopping.store(true, Ordering::Release);
         self.stop.notify_waiters();
+    }
+
+    /// Asks the node to stop and to leave flash as it is.
+    pub(crate) fn shut_down_unsaved(&self) {
+        self.saves.store(false, Ordering::Release);
+        self.shut_down();
+    }
+
+    /// Whether the end writes what lies in DRAM only.
+    pub(crate) fn saves(&self) -> bool {
+        self.saves.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -45,10 +45,14 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     });
     tracing::info!("stopping: {} connections end, what they were lent comes back", node.clients.len());
     node.workers().stop();
-    for thread in prefault.into_iter().chain([loading]) {
+    for thread in prefault {
         let _ = thread.join();
     }
+    // A tier that is still being recovered is first recovered, then closed.
+    let recovered = loading.join().unwrap_or_else(|_| anyhow::bail!("recovery panicked"));
+    node.close_flash(node.saves());
     tracing::info!("stopped");
+    recovered?;
     served.context("serve")
 }
 

@@ -7,7 +7,8 @@
 
 use crate::node::Node;
 use parking_lot::Mutex;
-use protocol::base::SessionId;
+use protocol::base::{GrantId, Instant, Millis, SessionId};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use storage::Account;
@@ -29,7 +30,16 @@ pub(crate) struct Bond {
     buffers: Mutex<Vec<Arc<PeerBuffer>>>,
     shm: AtomicBool,
     token: Mutex<Option<Token>>,
+    /// Grants whose commit is answered when it is on flash, and when they were given.
+    durable: Mutex<HashMap<GrantId, Instant>>,
+    /// Whether there ever was one.
+    has_durable: AtomicBool,
 }
+
+/// Durable grants that are remembered before old ones are forgotten.
+const DURABLE_MAX: usize = 1024;
+/// Time after which the commit of a grant is not repeated any more: grants last a minute at most, answers ten.
+const DURABLE_MEMORY: Millis = Millis(11 * 60_000);
 
 impl Bond {
     pub(crate) fn new(id: SessionId) -> Arc<Self> {
@@ -42,7 +52,23 @@ impl Bond {
             buffers: Mutex::new(Vec::new()),
             shm: AtomicBool::new(false),
             token: Mutex::new(None),
+            durable: Mutex::new(HashMap::new()),
+            has_durable: AtomicBool::new(false),
         })
+    }
+
+    /// The commit of this grant is to be answered when it is on flash.
+    pub(crate) fn note_durable(&self, grant: GrantId, now: Instant) {
+        self.has_durable.store(true, Ordering::Relaxed);
+        let mut durable = self.durable.lock();
+        if durable.len() >= DURABLE_MAX && durable.len().is_power_of_two() {
+            durable.retain(|_, given| *given + DURABLE_MEMORY > now);
+        }
+        durable.insert(grant, now);
+    }
+
+    pub(crate) fn is_durable(&self, grant: GrantId) -> bool {
+        self.has_durable.load(Ordering::Relaxed) && self.durable.lock().contains_key(&grant)
     }
 
     /// Notes that a lease or grant was given.

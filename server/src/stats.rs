@@ -92,4 +92,6 @@ pub(crate) struct NodeStats {
     pub(crate) timeouts: Counter,
     /// Clients closed for the memory that they made the server hold.
     pub(crate) evicted: Counter,
+    /// Reads of flash that were given up because they took too long.
+    pub(crate) flash_timeouts: Counter,
 }

@@ -119,11 +119,32 @@ impl Config {
             Devices::Auto => vec![Device { path: dir.join(FILE), size: None }],
             Devices::Given(devices) => devices.clone(),
         };
-        given.into_iter().map(|device| self.sized(device)).collect()
+        given.into_iter().map(|device| self.flash_device_to_make(device)).collect()
+    }
+
+    /// Notes a device that was attached while the server runs.
+    pub(crate) fn add_device(&mut self, device: Device) {
+        let mut devices = self.flash_devices();
+        devices.push(device);
+        self.note_devices(devices);
+    }
+
+    /// Forgets a device that was detached.
+    pub(crate) fn remove_device(&mut self, path: &Path) {
+        let same = |device: &Device| std::path::absolute(&device.path).is_ok_and(|own| own == path);
+        let devices = self.flash_devices().into_iter().filter(|device| !same(device)).collect();
+        self.note_devices(devices);
+    }
+
+    fn note_devices(&mut self, devices: Vec<Device>) {
+        self.nvme = if devices.is_empty() { Devices::Off } else { Devices::Given(devices) };
+        if let Some(info) = super::setting("nvme") {
+            self.origins[info.index()] = super::Origin::Set;
+        }
     }
 
     /// A file that is not there yet gets a length; what is there has one.
-    fn sized(&self, device: Device) -> Device {
+    pub(crate) fn flash_device_to_make(&self, device: Device) -> Device {
         if device.size.is_some()
             || std::fs::metadata(&device.path).is_ok_and(|found| found.len() > 0 || !found.is_file())
         {

@@ -278,6 +278,8 @@ settings! {
         Start flash_reinsert_percent: Percent = "25", "0" to "75";
         /// Time that a writer waits for objects to reach flash before some are dropped for it.
         Start spill_wait_ms: Millis = "100", "0" to "10000";
+        /// Time that a read of flash may take before it is a miss, and a `DURABLE` commit before it is an error.
+        Start flash_wait_ms_max: Millis = "10000", "10" to "600000";
         /// Time after which a deletion, a pin or a changed life is synced. A killed process loses none of them, a machine without power those of this time.
         Start journal_sync_ms: Millis = "50", "1" to "10000";
         /// Which `GET` of an object on flash brings it back into DRAM. `LEASE` always does. 0 is never.
@@ -285,7 +287,7 @@ settings! {
         /// Bytes of a chain that are read ahead when a reader of it goes to flash.
         Start prefetch_len: ByteLen = "16 MiB", "4 KiB" to "1 GiB", or "0" is "none";
         /// Time that a stop may take to write what lies in DRAM only. `SHUTDOWN NOSAVE` takes none.
-        Runtime shutdown_save_ms: Millis = "60000", "0" to "3600000";
+        Start shutdown_save_ms: Millis = "60000", "0" to "3600000";
     }
     "Shared memory" {
         /// How a client hands over the bytes of a `PUT`: `copy` out of its memory, or `arena`, written in place by clients trusted like the server.

@@ -97,6 +97,7 @@ fn reset_statistics(node: &Node) {
         &stats.protocol_errors,
         &stats.timeouts,
         &stats.evicted,
+        &stats.flash_timeouts,
     ] {
         counter.reset();
     }

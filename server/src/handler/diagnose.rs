@@ -13,6 +13,7 @@ use protocol::resp::WireError;
 use rustix::process::{Resource, getrlimit};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use storage::flash::tier::{DeviceState, DeviceStatus};
 use storage::{Accounting, Counters, Pages};
 
 /// Objects that go sooner than this after their last use did not have time to be read again.
@@ -85,6 +86,8 @@ struct Vitals {
     descriptors_max: Option<u64>,
     locked_max: Option<u64>,
     memory_available: Option<u64>,
+    devices: Vec<DeviceStatus>,
+    flash_timeouts: u64,
 }
 
 impl Vitals {
@@ -110,6 +113,8 @@ impl Vitals {
             descriptors_max: getrlimit(Resource::Nofile).current,
             locked_max: getrlimit(Resource::Memlock).current,
             memory_available: available(),
+            devices: node.tier().map(|tier| tier.status()).unwrap_or_default(),
+            flash_timeouts: node.stats.flash_timeouts.get(),
         }
     }
 }
@@ -121,7 +126,7 @@ fn available() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-const RULES: [fn(&Vitals) -> Option<Finding>; 12] = [
+const RULES: [fn(&Vitals) -> Option<Finding>; 16] = [
     missing_memory,
     prefault,
     watermark,
@@ -134,6 +139,10 @@ const RULES: [fn(&Vitals) -> Option<Finding>; 12] = [
     descriptors,
     payloads,
     pages,
+    devices_off,
+    rot,
+    slow_flash,
+    budget,
 ];
 
 fn found(
@@ -345,6 +354,77 @@ fn pages(v: &Vitals) -> Option<Finding> {
     )
 }
 
+/// Names of the devices for which `holds`, as `TIER LIST` has them.
+fn names(v: &Vitals, holds: impl Fn(&DeviceStatus) -> bool) -> String {
+    let names: Vec<String> =
+        v.devices.iter().filter(|device| holds(device)).map(|it| format!("flash.{}", it.id)).collect();
+    names.join(", ")
+}
+
+fn devices_off(v: &Vitals) -> Option<Finding> {
+    let (device, why) = v.devices.iter().find_map(|device| match &device.state {
+        DeviceState::Off { why } => Some((device, why)),
+        DeviceState::On | DeviceState::Leaving => None,
+    })?;
+    found(
+        Severity::Critical,
+        "tier-off",
+        format!(
+            "{} is fenced off ({}: {why}): what lies there only is missed.",
+            names(v, |device| matches!(device.state, DeviceState::Off { .. })),
+            device.path.display()
+        ),
+        "Look at the device and the kernel's log. It is probed every few seconds and comes back by itself, or TIER DETACH \
+         it with NODRAIN.",
+        false,
+    )
+}
+
+fn rot(v: &Vitals) -> Option<Finding> {
+    let mismatches: u64 = v.devices.iter().map(|device| device.mismatches).sum();
+    let segments: u64 = v.devices.iter().map(|device| device.segments_quarantined).sum();
+    if mismatches == 0 && segments == 0 {
+        return None;
+    }
+    found(
+        Severity::Warning,
+        "flash-rot",
+        format!(
+            "{mismatches} records on {} were not what was written; {segments} segments are set aside.",
+            names(v, |device| device.mismatches > 0 || device.segments_quarantined > 0)
+        ),
+        "Nobody was given wrong bytes: they were missed. Replace the device if the number grows.",
+        false,
+    )
+}
+
+fn slow_flash(v: &Vitals) -> Option<Finding> {
+    if v.flash_timeouts == 0 {
+        return None;
+    }
+    found(
+        Severity::Warning,
+        "flash-slow",
+        format!("{} reads of flash were given up because they took too long.", v.flash_timeouts),
+        "Look for a device that is saturated, throttled or failing. CONFIG RESETSTAT starts the count again.",
+        false,
+    )
+}
+
+fn budget(v: &Vitals) -> Option<Finding> {
+    let spent = names(v, |device| device.budget_left == Some(ByteLen(0)));
+    if spent.is_empty() {
+        return None;
+    }
+    found(
+        Severity::Note,
+        "write-budget",
+        format!("Today's write budget of {spent} is spent: only what is evicted a second time is still written."),
+        "Wait for tomorrow, raise `flash-write-budget`, or give more `dram`.",
+        false,
+    )
+}
+
 impl Finding {
     /// All there is to say of a node, the worst first.
     pub(crate) fn all(node: &Node) -> Vec<Self> {
@@ -401,7 +481,38 @@ mod tests {
             descriptors_max: Some(1 << 20),
             locked_max: Some(64 << 10),
             memory_available: Some(gib),
+            devices: vec![device()],
             ..Vitals::default()
+        }
+    }
+
+    fn device() -> DeviceStatus {
+        DeviceStatus {
+            id: 0,
+            path: "/data/flash.0".into(),
+            state: DeviceState::On,
+            engine: "io_uring",
+            size: ByteLen::gib(4),
+            segment_len: ByteLen::mib(64),
+            segments: 64,
+            segments_free: 10,
+            segments_quarantined: 0,
+            used: ByteLen::gib(3),
+            spills: 100,
+            reinserted: 0,
+            written: ByteLen::gib(3),
+            reinserted_bytes: ByteLen(0),
+            reads: 100,
+            read: ByteLen::gib(1),
+            syncs: 10,
+            errors: 0,
+            mismatches: 0,
+            reclaimed: 0,
+            dropped: 0,
+            refused: 0,
+            condemned: 0,
+            budget_left: Some(ByteLen::gib(1)),
+            in_flight: 0,
         }
     }
 
@@ -434,6 +545,10 @@ mod tests {
         check("clients", &|v| v.rejected = 1);
         check("descriptors", &|v| v.descriptors_max = Some(1024));
         check("writers", &|v| v.counters.crc_refused = 1);
+        check("tier-off", &|v| v.devices[0].state = DeviceState::Off { why: "EIO".to_owned() });
+        check("flash-rot", &|v| v.devices[0].mismatches = 1);
+        check("flash-slow", &|v| v.flash_timeouts = 1);
+        check("write-budget", &|v| v.devices[0].budget_left = Some(ByteLen(0)));
         check("huge-pages", &|v| {
             v.segments_len = 8 * gib;
             v.prefaulted = 8 * gib;

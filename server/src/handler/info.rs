@@ -3,8 +3,10 @@
 use super::command_cmd::name_of;
 use super::connection::{REDIS_VERSION, SERVER_NAME};
 use super::memory::{MemoryUse, percent};
+use super::tier_cmd::{budget_left, state_word};
 use crate::clock::unix_ms;
 use crate::dispatch::{Ctx, Flow};
+use crate::loading::Loading;
 use crate::node::Node;
 use crate::sampler::Totals;
 use protocol::base::{ByteLen, Instant, StableMemory as _};
@@ -232,13 +234,28 @@ fn memory(out: &mut Fields, facts: &Facts<'_>) {
 
 fn persistence(out: &mut Fields, facts: &Facts<'_>) {
     let up_ms = u64::try_from(facts.now.since(facts.node.started).as_millis()).unwrap_or(u64::MAX);
-    for name in ["loading", "async_loading", "rdb_changes_since_last_save", "rdb_bgsave_in_progress"] {
-        out.field(name, 0);
+    let loading = Loading::of(facts.node);
+    out.field("loading", u8::from(loading.is_some()));
+    out.field("async_loading", 0);
+    if let Some(loading) = loading {
+        out.field("loading_start_time", (unix_ms() / 1000).saturating_sub(loading.elapsed_s));
+        out.field("loading_total_bytes", loading.bytes.saturating_mul(100) / u64::from(loading.percent.max(1)));
+        out.field("loading_loaded_bytes", loading.bytes);
+        out.field("loading_loaded_objects", loading.records);
+        out.field("loading_loaded_perc", format_args!("{}.00", loading.percent));
+        out.field("loading_eta_seconds", loading.left_s);
     }
+    // What a loss of power would lose is what nobody has written to flash.
+    let unsaved = facts.usage.objects.saturating_sub(facts.usage.on_flash);
+    out.field("rdb_changes_since_last_save", if facts.node.tier().is_some() { unsaved } else { 0 });
+    out.field("rdb_bgsave_in_progress", 0);
     out.field("rdb_last_save_time", unix_ms().saturating_sub(up_ms) / 1000);
     out.field("rdb_last_bgsave_status", "ok");
+    out.field("rdb_last_bgsave_time_sec", 0);
+    out.field("rdb_current_bgsave_time_sec", -1);
     out.field("aof_enabled", 0);
     out.field("aof_rewrite_in_progress", 0);
+    out.field("aof_rewrite_scheduled", 0);
     out.field("aof_last_bgrewrite_status", "ok");
     out.field("aof_last_write_status", "ok");
 }
@@ -351,6 +368,42 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
             usage.objects
         ),
     );
+    let devices = facts.node.tier().map(|tier| tier.status()).unwrap_or_default();
+    for device in &devices {
+        out.field(
+            format_args!("tier_flash.{}", device.id),
+            format_args!(
+                "state={},capacity={},used={},free={},segments={},segments_free={},segments_quarantined={},reads={},\
+                 read_bytes={},writes={},written_bytes={},reinserted={},reclaimed={},dropped={},refused={},errors={},\
+                 mismatches={},queue={},budget_left={},engine={}",
+                state_word(&device.state),
+                device.size.get(),
+                device.used.get(),
+                device.size.get().saturating_sub(device.used.get()),
+                device.segments,
+                device.segments_free,
+                device.segments_quarantined,
+                device.reads,
+                device.read.get(),
+                device.spills,
+                device.written.get(),
+                device.reinserted,
+                device.reclaimed,
+                device.dropped,
+                device.refused,
+                device.errors,
+                device.mismatches,
+                device.in_flight,
+                budget_left(device),
+                device.engine
+            ),
+        );
+    }
+    out.field("flash_devices", devices.len());
+    out.field("flash_objects", usage.on_flash);
+    out.field("flash_bytes", usage.flash_bytes);
+    out.field("flash_clean_bytes", usage.clean_bytes);
+    out.field("flash_timeouts", facts.node.stats.flash_timeouts.get());
     for (name, bytes) in [
         ("bytes_live", sums.live),
         ("bytes_reserved", sums.reserved),

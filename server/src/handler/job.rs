@@ -5,16 +5,21 @@
 //! - A connection that ends meanwhile drops the job, and with it the slot.
 
 use crate::conn::output::Output;
-use crate::error::refused;
+use crate::error::{flash, refused};
 use crate::handler::aside::{self, Aside};
-use crate::handler::checked::Checking;
+use crate::handler::fetch::Fetching;
+use crate::handler::lease::Leasing;
+use crate::handler::lookup::Looking;
 use crate::handler::object::write_committed;
+use crate::node::Node;
 use crate::session::Session;
 use protocol::base::{Crc, Instant, RawSpan, copy_and_crc, crc_of};
 use protocol::command::CommandId;
-use protocol::resp::WireError;
+use protocol::resp::{ErrorWord, WireError};
+use std::sync::Arc;
 use std::time::Duration;
 use storage::{Committed, Reservation, SealGuard, StoreError, Terms};
+use tokio::task::JoinSet;
 
 /// Bytes copied or checked in one turn.
 pub(crate) const PIECE_LEN_MAX: usize = 1 << 20;
@@ -25,6 +30,8 @@ pub(crate) struct Sealing {
     pub(crate) guard: SealGuard,
     pub(crate) source: Option<RawSpan>,
     pub(crate) claimed: Crc,
+    /// Whether it is answered when it is synced on flash.
+    pub(crate) durable: bool,
 }
 
 /// A reserved slot that is filled from the client's memory.
@@ -34,15 +41,25 @@ pub(crate) struct Storing {
     pub(crate) source: RawSpan,
     pub(crate) claimed: Crc,
     pub(crate) terms: Terms,
+    /// Whether it is answered when it is synced on flash.
+    pub(crate) durable: bool,
 }
+
+/// What is to be done for an item of a batch, or what was done before; and whether that must be on flash.
+pub(crate) type Begun = Result<(Result<Sealing, Committed>, bool), WireError>;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) enum Job {
     Seal(Box<Sealing>),
-    SealBatch(Vec<Result<Result<Sealing, Committed>, WireError>>),
+    SealBatch(Vec<Begun>),
+    /// It was committed, and is answered when it is on flash.
+    Settle(Box<Committed>),
     Store(Box<Storing>),
-    Check(Box<Checking>),
+    /// Objects of which some may lie on flash.
+    Fetch(Box<Fetching>),
+    Lease(Box<Leasing>),
+    Lookup(Box<Looking>),
     /// `DEBUG SLEEP`.
     Sleep(Duration),
     /// Something over very many objects.
@@ -102,23 +119,35 @@ impl Job {
     /// Does it and writes the reply.
     pub(crate) async fn run(self, session: &mut Session, output: &mut Output) {
         match self {
-            Self::Seal(sealing) => reply(output, sealing.seal(session).await.map_err(refused)),
+            Self::Seal(sealing) => {
+                let durable = sealing.durable;
+                let committed = sealing.seal(session).await.map_err(refused);
+                reply(output, settle(&session.node, committed, durable).await);
+            }
             Self::SealBatch(items) => {
+                let mut sealed = Vec::with_capacity(items.len());
                 for item in items {
-                    let result = match item {
-                        Err(error) => Err(error),
-                        Ok(Err(committed)) => Ok(committed),
-                        Ok(Ok(sealing)) => sealing.seal(session).await.map_err(refused),
-                    };
+                    sealed.push(match item {
+                        Err(error) => (Err(error), false),
+                        Ok((Err(committed), durable)) => (Ok(committed), durable),
+                        Ok((Ok(sealing), durable)) => (sealing.seal(session).await.map_err(refused), durable),
+                    });
+                }
+                for result in settle_all(&session.node, sealed).await {
                     reply(output, result);
                 }
             }
+            Self::Settle(committed) => reply(output, settle(&session.node, Ok(*committed), true).await),
             Self::Store(storing) => {
                 let crc = fill(Some(&storing.source), &storing.slot.span()).await;
                 session.node.stats.shm_in.add(storing.source.len() as u64);
-                reply(output, storing.publish(session.node.now(), crc).map_err(refused));
+                let durable = storing.durable;
+                let committed = storing.publish(session.node.now(), crc).map_err(refused);
+                reply(output, settle(&session.node, committed, durable).await);
             }
-            Self::Check(checking) => checking.reply(output).await,
+            Self::Fetch(fetching) => fetching.reply(session, output).await,
+            Self::Lease(leasing) => leasing.reply(session, output).await,
+            Self::Lookup(looking) => looking.reply(session, output).await,
             Self::Aside(aside) => aside.run(session, output).await,
             Self::Sleep(span) => {
                 tokio::time::sleep(span).await;
@@ -129,7 +158,41 @@ impl Job {
     }
 }
 
-fn reply(output: &mut Output, result: Result<Committed, WireError>) {
+type Outcome = Result<Committed, WireError>;
+
+/// Waits until what was committed is synced on flash, if it is to be.
+async fn settle(node: &Node, outcome: Outcome, durable: bool) -> Outcome {
+    let (true, Ok(committed)) = (durable, &outcome) else { return outcome };
+    let unsettled = |word, why: String| {
+        Err(WireError::new(word, format!("committed as generation {}, but not durable: {why}", committed.generation)))
+    };
+    let Some(tier) = node.tier() else {
+        return unsettled(ErrorWord::Denied, "this node has no flash tier".to_owned());
+    };
+    let synced = tier.durable(node.now(), &committed.key, committed.generation);
+    match tokio::time::timeout(node.hot.flash_wait, synced).await {
+        Ok(Ok(())) => outcome,
+        Ok(Err(error)) => unsettled(flash(&error).word(), error.to_string()),
+        Err(_) => unsettled(ErrorWord::Busy, format!("flash took longer than {:?}", node.hot.flash_wait)),
+    }
+}
+
+/// The same for a batch, whose items share what one sync takes.
+async fn settle_all(node: &Arc<Node>, outcomes: Vec<(Outcome, bool)>) -> Vec<Outcome> {
+    if !outcomes.iter().any(|(_, durable)| *durable) {
+        return outcomes.into_iter().map(|(outcome, _)| outcome).collect();
+    }
+    let mut set = JoinSet::new();
+    for (at, (outcome, durable)) in outcomes.into_iter().enumerate() {
+        let node = Arc::clone(node);
+        set.spawn(async move { (at, settle(&node, outcome, durable).await) });
+    }
+    let mut settled = set.join_all().await;
+    settled.sort_by_key(|(at, _)| *at);
+    settled.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+fn reply(output: &mut Output, result: Outcome) {
     match result {
         Ok(committed) => write_committed(&mut output.writer(), &committed),
         Err(error) => output.writer().wire_error(&error),

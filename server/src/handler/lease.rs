@@ -1,37 +1,153 @@
-//! Leases and lookups: where bytes are, and for how long that stays true.
+//! Leases: where bytes are, and for how long that stays true. What lies on flash alone is brought into DRAM first.
+//!
+//! Invariants:
+//! - A lease lasts as long as it says from when it was answered, also if flash was read for it or for others of its batch.
 
+use super::fetch::fetch_all;
 use super::object::{choose, write_locator};
+use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
+use crate::handler::job::Job;
+use crate::node::Node;
+use crate::session::Session;
 use protocol::base::{Instant, Millis, Via};
-use protocol::command::{Lease, Lookup, MLease, MRelease, Release, Renew, ViaChoice};
+use protocol::command::{Lease, MLease, MRelease, Release, Renew};
 use protocol::resp::{ErrorWord, WireError};
-use storage::Leased;
+use std::collections::HashMap;
+use storage::{FlashRead, Leased, StoreError};
 
-fn until(ctx: &Ctx<'_>, span: Millis) -> Result<Instant, WireError> {
-    let max = ctx.node.config.read().lease_ms_max;
+/// The length of a lease, checked.
+pub(crate) fn checked_span(ctx: &Ctx<'_>, span: Millis) -> Result<Millis, WireError> {
+    let max = ctx.node.hot.lease_max;
     if span > max || span == Millis(0) {
         return Err(WireError::new(ErrorWord::TooBig, format!("a lease lasts from 1 to {} ms", max.0)));
     }
-    Ok(ctx.now + span)
+    Ok(span)
 }
 
-fn write_lease(ctx: &mut Ctx<'_>, via: Via, leased: &Leased) {
-    ctx.session.bond.lend();
+fn until(ctx: &Ctx<'_>, span: Millis) -> Result<Instant, WireError> {
+    Ok(ctx.now + checked_span(ctx, span)?)
+}
+
+/// Writes the map of a lease that lasts for `span` from when the request came.
+pub(crate) fn write_lease(session: &Session, output: &mut Output, via: Via, leased: &Leased, span: Millis) {
+    session.bond.lend();
+    let node = &session.node;
     if via == Via::Shm {
-        ctx.node.stats.shm_leased.add(leased.length.get());
+        node.stats.shm_leased.add(leased.length.get());
     }
-    let left = leased.deadline.left_at(ctx.now);
-    let locator = ctx.node.locator(via, leased.segment, leased.offset, leased.length.get(), false);
-    let mut reply = ctx.reply();
+    let locator = node.locator(via, leased.segment, leased.offset, leased.length.get(), false);
+    let mut reply = output.writer();
     reply.map(6);
     reply.field("lease").bulk_display(leased.lease);
     reply.field("generation").count(leased.generation.0);
     reply.field("length").count(leased.length.get());
     reply.field("crc").bulk_display(leased.crc);
-    reply.field("deadline-ms").count(left.0);
+    reply.field("deadline-ms").count(span.0);
     reply.field("locators").array(1);
     write_locator(&mut reply, &locator);
+}
+
+/// Leases that wait for flash.
+#[derive(Debug)]
+pub(crate) struct Leasing {
+    span: Millis,
+    via: Via,
+    items: Vec<Item>,
+}
+
+/// What there is of one lease.
+#[derive(Debug)]
+enum Item {
+    Done(Result<Option<Leased>, WireError>),
+    /// To be had once this was read.
+    OnFlash {
+        read: FlashRead,
+        depth: Option<u32>,
+    },
+}
+
+impl Item {
+    fn of(ctx: &Ctx<'_>, key: &[u8], until: Instant, depth: Option<u32>) -> Self {
+        match ctx.node.store.lease(ctx.now, key, until, ctx.session.bond.id, depth) {
+            Ok(None) => match ctx.node.flash_read(ctx.now, key) {
+                Some(read) => Self::OnFlash { read, depth },
+                None => Self::Done(Ok(None)),
+            },
+            leased => Self::Done(leased.map_err(refused)),
+        }
+    }
+
+    fn write(self, session: &Session, output: &mut Output, via: Via, span: Millis) {
+        match self {
+            Self::Done(Ok(Some(leased))) => write_lease(session, output, via, &leased, span),
+            Self::Done(Ok(None)) | Self::OnFlash { .. } => output.writer().null(),
+            Self::Done(Err(error)) => output.writer().wire_error(&error),
+        }
+    }
+}
+
+impl Node {
+    /// What has to be read before the object of this key can be leased, if it is there at all.
+    pub(crate) fn flash_read(&self, now: Instant, key: &[u8]) -> Option<FlashRead> {
+        self.tier()?;
+        self.store.flash_read(now, key)
+    }
+}
+
+impl Leasing {
+    /// Reads what lies on flash, leases it, and writes the replies.
+    pub(crate) async fn reply(self, session: &Session, output: &mut Output) {
+        let Self { span, via, items } = self;
+        let node = &session.node;
+        // Leases are given meanwhile: the connection's end ends them.
+        session.bond.lend();
+        let mut keys = HashMap::new();
+        let mut reads = Vec::new();
+        let mut done = Vec::with_capacity(items.len());
+        for (at, item) in items.into_iter().enumerate() {
+            done.push(match item {
+                Item::OnFlash { read, depth } => {
+                    keys.insert(at, (read.key.clone(), depth));
+                    reads.push((at, read));
+                    Ok(None)
+                }
+                Item::Done(result) => result,
+            });
+        }
+        // What was fetched is held until all of them are leased.
+        let mut held = Vec::with_capacity(reads.len());
+        for (at, fetched) in fetch_all(node, &session.bond.account, reads).await {
+            match fetched {
+                Ok(Some(fetched)) => held.push(fetched),
+                Ok(None) => drop(keys.remove(&at)),
+                Err(error) => {
+                    keys.remove(&at);
+                    done[at] = Err(error);
+                }
+            }
+        }
+        let now = node.now_looked();
+        let until = now + span;
+        for (at, result) in done.iter_mut().enumerate() {
+            match (keys.get(&at), &*result) {
+                (Some((key, depth)), _) => {
+                    *result = node.store.lease(now, key, until, session.bond.id, *depth).map_err(refused);
+                }
+                (None, Ok(Some(leased))) => {
+                    if let Err(StoreError::NoLease) = node.store.renew(now, leased.lease, session.bond.id, until) {
+                        // Shorter than flash took.
+                        *result = Ok(None);
+                    }
+                }
+                (None, Ok(None) | Err(_)) => {}
+            }
+        }
+        for result in done {
+            Item::Done(result).write(session, output, via, span);
+        }
+    }
 }
 
 /// `LEASE key ms [VIA …]`
@@ -39,9 +155,13 @@ pub(crate) fn lease(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let lease = Lease::parse(&ctx.args)?;
     let until = until(ctx, lease.span)?;
     let via = choose(ctx, lease.via)?;
-    match ctx.node.store.lease(ctx.now, lease.key, until, ctx.session.bond.id, None).map_err(refused)? {
-        Some(leased) => write_lease(ctx, via, &leased),
-        None => ctx.reply().null(),
+    match Item::of(ctx, lease.key, until, None) {
+        Item::Done(Err(error)) => return Err(error),
+        item @ Item::OnFlash { .. } => {
+            let leasing = Leasing { span: lease.span, via, items: vec![item] };
+            return Ok(Flow::Wait(Job::Lease(Box::new(leasing))));
+        }
+        item @ Item::Done(_) => item.write(ctx.session, ctx.output, via, lease.span),
     }
     Ok(Flow::Go)
 }
@@ -53,21 +173,27 @@ pub(crate) fn mlease(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let via = choose(ctx, batch.via)?;
     check_batch(ctx, batch.keys.len())?;
     ctx.reply().array(batch.keys.len());
-    for (depth, key) in batch.keys.iter().enumerate() {
-        let depth = u32::try_from(depth).ok();
-        match ctx.node.store.lease(ctx.now, key, until, ctx.session.bond.id, depth) {
-            Ok(Some(leased)) => write_lease(ctx, via, &leased),
-            Ok(None) => ctx.reply().null(),
-            Err(error) => {
-                let error = refused(error);
-                ctx.reply().wire_error(&error);
-            }
+    let items = batch.keys.iter().enumerate();
+    let mut items = items.map(|(depth, key)| Item::of(ctx, key, until, u32::try_from(depth).ok())).peekable();
+    let mut waiting = Vec::new();
+    while let Some(item) = items.peek() {
+        if let Item::OnFlash { .. } = item {
+            break;
         }
+        waiting.extend(items.next());
     }
-    Ok(Flow::Go)
+    let later: Vec<Item> = items.collect();
+    for item in waiting {
+        item.write(ctx.session, ctx.output, via, batch.span);
+    }
+    if later.is_empty() {
+        return Ok(Flow::Go);
+    }
+    ctx.node.learn_chain(batch.keys.iter().copied());
+    Ok(Flow::Wait(Job::Lease(Box::new(Leasing { span: batch.span, via, items: later }))))
 }
 
-fn check_batch(ctx: &Ctx<'_>, items: usize) -> Result<(), WireError> {
+pub(crate) fn check_batch(ctx: &Ctx<'_>, items: usize) -> Result<(), WireError> {
     let max = ctx.node.config.read().batch_items_max;
     if items > max {
         return Err(WireError::new(ErrorWord::TooBig, format!("{items} items are more than the {max} of one batch")));
@@ -100,29 +226,6 @@ pub(crate) fn mrelease(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     for lease in batch.leases {
         let released = ctx.node.store.release(lease, ctx.session.bond.id);
         ctx.reply().integer(i64::from(released));
-    }
-    Ok(Flow::Go)
-}
-
-/// `LOOKUP key … [LEASE ms]`
-pub(crate) fn lookup(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    let lookup = Lookup::parse(&ctx.args)?;
-    check_batch(ctx, lookup.keys.len())?;
-    let lease = lookup.lease.map(|span| until(ctx, span)).transpose()?.map(|until| (until, ctx.session.bond.id));
-    let via = choose(ctx, ViaChoice::Auto)?;
-    let keys = &lookup.keys;
-    let found = ctx.node.store.lookup(ctx.now, |index| keys.get(index).copied(), lease).map_err(refused)?;
-    let mut reply = ctx.reply();
-    reply.map(if lease.is_some() { 4 } else { 3 });
-    reply.field("prefix").count(found.prefix as u64);
-    reply.field("bytes").count(found.bytes);
-    reply.field("tiers").map(1);
-    reply.field("dram").count(found.prefix as u64);
-    if lease.is_some() {
-        reply.field("leases").array(found.leases.len());
-        for leased in &found.leases {
-            write_lease(ctx, via, leased);
-        }
     }
     Ok(Flow::Go)
 }

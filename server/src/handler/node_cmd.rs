@@ -1,6 +1,5 @@
 //! Operating the node: what it is, what it holds, what it should let go.
 
-use super::memory::MemoryUse;
 use crate::config::Value as _;
 use crate::dispatch::{Ctx, Flow};
 use crate::handler::aside::Aside;
@@ -8,7 +7,7 @@ use crate::handler::job::Job;
 use crate::node::Node;
 use protocol::base::StableMemory as _;
 use protocol::command::{CommandId, Evict};
-use protocol::resp::{ErrorWord, WireError, Writer};
+use protocol::resp::{WireError, Writer};
 use std::sync::atomic::Ordering;
 use storage::Pages;
 
@@ -63,43 +62,6 @@ pub(crate) fn segment_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Ok(Flow::Go)
 }
 
-/// `TIER LIST`
-pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    let memory = MemoryUse::of(ctx.node);
-    let objects = ctx.node.store.len();
-    let mut reply = ctx.reply();
-    reply.array(1);
-    reply.map(7);
-    reply.field("name").bulk(b"dram");
-    reply.field("kind").bulk(b"dram");
-    reply.field("state").bulk(b"online");
-    reply.field("capacity").count(memory.capacity);
-    reply.field("used").count(memory.slots);
-    reply.field("free").count(memory.capacity.saturating_sub(memory.slots));
-    reply.field("objects").count(objects);
-    Ok(Flow::Go)
-}
-
-fn no_flash(what: &str) -> WireError {
-    WireError::new(
-        ErrorWord::Denied,
-        format!("{what}: this version keeps objects in DRAM only; the flash tier comes with a later one"),
-    )
-}
-
-/// `TIER ATTACH path size`
-pub(crate) fn tier_attach(_: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    Err(no_flash("no tier can be attached"))
-}
-
-/// `TIER DETACH name`
-pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    if ctx.word(2)?.eq_ignore_ascii_case(b"dram") {
-        return Err(WireError::new(ErrorWord::Denied, "the DRAM tier stays as long as the node runs"));
-    }
-    Err(no_flash("there is no such tier"))
-}
-
 /// Evicts the oldest until they took `wanted` bytes, or nothing is left that may go. Returns the bytes.
 fn evict_bytes(node: &Node, wanted: u64) -> u64 {
     let store = &node.store;
@@ -152,10 +114,18 @@ pub(crate) fn stat(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     reply.field("idle").count(idle_ms);
     reply.field("depth").count(stat.depth.into());
     reply.field("charge").count(stat.charge.get());
-    reply.field("replicas").array(1);
-    reply.map(3);
-    reply.field("node").bulk(node.id.0.as_bytes());
-    reply.field("tier").bulk(b"dram");
-    reply.field("where").bulk_display(format_args!("segment {} offset {}", stat.segment, stat.offset));
+    reply.field("replicas").array(usize::from(stat.dram.is_some()) + usize::from(stat.flash.is_some()));
+    if let Some((segment, offset)) = stat.dram {
+        reply.map(3);
+        reply.field("node").bulk(node.id.0.as_bytes());
+        reply.field("tier").bulk(b"dram");
+        reply.field("where").bulk_display(format_args!("segment {segment} offset {offset}"));
+    }
+    if let Some(place) = stat.flash {
+        reply.map(3);
+        reply.field("node").bulk(node.id.0.as_bytes());
+        reply.field("tier").bulk(b"flash");
+        reply.field("where").bulk_display(format_args!("segment {} page {}", place.slot, place.page));
+    }
     Ok(Flow::Go)
 }

@@ -12,7 +12,7 @@ use crate::error::refused;
 use protocol::base::{ByteLen, Crc, Locator, Millis, RawSpan, SegmentId, Via};
 use protocol::command::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
 use protocol::resp::{ErrorWord, WireError, Writer};
-use storage::{Committed, Condition, GrantTerms, Granted, Seal, SealGuard, Terms};
+use storage::{Committed, Condition, GrantTerms, Granted, Seal, SealGuard, StoreError, Terms};
 use transport::Fence;
 
 /// How the bytes will travel: what was asked for, if this connection has it.
@@ -33,7 +33,7 @@ pub(crate) fn choose(ctx: &Ctx<'_>, via: ViaChoice) -> Result<Via, WireError> {
 }
 
 fn terms(ctx: &Ctx<'_>, options: &PutOptions<'_>, parent: Option<&[u8]>) -> Result<Terms, WireError> {
-    if options.durable {
+    if options.durable && ctx.node.tier().is_none() {
         return Err(WireError::new(ErrorWord::Denied, "DURABLE needs a flash tier, and this node has none"));
     }
     let soft_max = ctx.node.config.read().soft_pin_ms_max;
@@ -65,7 +65,15 @@ fn source(ctx: &Ctx<'_>, from: ShmSource, len: u64) -> Result<RawSpan, WireError
     })
 }
 
-fn grant(ctx: &mut Ctx<'_>, key: &[u8], len: ByteLen, via: Via, terms: Terms) -> Result<Granted, WireError> {
+/// A grant, or `None` if there will be room for it in a moment.
+fn grant(
+    ctx: &mut Ctx<'_>,
+    key: &[u8],
+    len: ByteLen,
+    via: Via,
+    terms: Terms,
+    durable: bool,
+) -> Result<Option<Granted>, WireError> {
     protocol::command::check_key(key)?;
     let deadline = ctx.now + ctx.node.config.read().grant_ms;
     let session = ctx.session.bond.id;
@@ -73,7 +81,10 @@ fn grant(ctx: &mut Ctx<'_>, key: &[u8], len: ByteLen, via: Via, terms: Terms) ->
     debug_assert!(via != Via::Rdma, "RDMA is refused before");
     let arena = ctx.node.arena.as_ref().filter(|_| via == Via::Shm);
     let terms = GrantTerms { session, deadline, exposed: arena.is_some(), terms };
-    let granted = ctx.node.store.grant(ctx.now, key, len.get(), &ctx.session.bond.account, terms).map_err(refused)?;
+    let granted = match ctx.node.store.grant(ctx.now, key, len.get(), &ctx.session.bond.account, terms) {
+        Err(StoreError::SpillWait { .. }) => return Ok(None),
+        granted => granted.map_err(refused)?,
+    };
     if let Some(arena) = arena {
         arena.lend(session, &granted).map_err(|error| {
             ctx.node.store.abort(granted.grant, session);
@@ -81,7 +92,10 @@ fn grant(ctx: &mut Ctx<'_>, key: &[u8], len: ByteLen, via: Via, terms: Terms) ->
         })?;
     }
     ctx.session.bond.lend();
-    Ok(granted)
+    if durable {
+        ctx.session.bond.note_durable(granted.grant, ctx.now);
+    }
+    Ok(Some(granted))
 }
 
 pub(crate) fn write_locator(reply: &mut Writer<'_>, locator: &Locator) {
@@ -137,7 +151,12 @@ pub(crate) fn put(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         return put_from(ctx, &put, terms, crc, from);
     }
     let via = choose(ctx, put.options.via)?;
-    let granted = grant(ctx, put.key, put.len, via, terms)?;
+    let Some(granted) = grant(ctx, put.key, put.len, via, terms, put.options.durable)? else {
+        return Ok(Flow::Room);
+    };
+    if let Some(parent) = put.options.parent {
+        ctx.node.learn_chain([parent, put.key].into_iter());
+    }
     write_grant(ctx, via, &granted);
     Ok(Flow::Go)
 }
@@ -148,9 +167,15 @@ fn put_from(ctx: &mut Ctx<'_>, put: &Put<'_>, terms: Terms, claimed: Crc, from: 
     let source = source(ctx, from, put.len.get())?;
     let store = &ctx.node.store;
     store.check_absent(ctx.now, put.key, &terms).map_err(refused)?;
-    let slot = store.reserve(ctx.now, put.key, put.len.get(), &ctx.session.bond.account).map_err(refused)?;
-    let storing = Storing { slot, source, claimed, terms };
-    if put.len.get() > PIECE_LEN_MAX as u64 {
+    let slot = match store.reserve(ctx.now, put.key, put.len.get(), &ctx.session.bond.account) {
+        Err(StoreError::SpillWait { .. }) => return Ok(Flow::Room),
+        slot => slot.map_err(refused)?,
+    };
+    if let Some(parent) = put.options.parent {
+        ctx.node.learn_chain([parent, put.key].into_iter());
+    }
+    let storing = Storing { slot, source, claimed, terms, durable: put.options.durable };
+    if put.len.get() > PIECE_LEN_MAX as u64 || put.options.durable {
         return Ok(Flow::Wait(Job::Store(Box::new(storing))));
     }
     ctx.node.stats.shm_in.add(put.len.get());
@@ -188,15 +213,19 @@ fn begin(ctx: &mut Ctx<'_>, commit: &Commit) -> Result<Result<Sealing, Committed
     if source.is_some() {
         ctx.node.stats.shm_in.add(len);
     }
-    Ok(Ok(Sealing { guard, source, claimed: commit.crc }))
+    Ok(Ok(Sealing { guard, source, claimed: commit.crc, durable: ctx.session.bond.is_durable(commit.grant) }))
 }
 
 /// `COMMIT grant CRC hex8 [BYTES n] [FROM fd offset]`
 pub(crate) fn commit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let commit = Commit::parse(&ctx.args)?;
     let committed = match begin(ctx, &commit)? {
+        // What was answered may not have been durable then.
+        Err(committed) if ctx.session.bond.is_durable(commit.grant) => {
+            return Ok(Flow::Wait(Job::Settle(Box::new(committed))));
+        }
         Err(committed) => committed,
-        Ok(sealing) if sealing.guard.span().len() > PIECE_LEN_MAX => {
+        Ok(sealing) if sealing.durable || sealing.guard.span().len() > PIECE_LEN_MAX => {
             return Ok(Flow::Wait(Job::Seal(Box::new(sealing))));
         }
         Ok(sealing) => sealing.seal_now(ctx.now).map_err(refused)?,
@@ -226,15 +255,25 @@ pub(crate) fn mput(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let batch = MPut::parse(&ctx.args)?;
     check_batch(ctx, batch.items.len())?;
     let via = choose(ctx, batch.options.via)?;
-    ctx.reply().array(batch.items.len());
     let mut parent = batch.options.parent;
-    for &(key, len) in &batch.items {
+    if *ctx.resume == 0 {
+        ctx.reply().array(batch.items.len());
+        ctx.node.learn_chain(parent.into_iter().chain(batch.items.iter().map(|&(key, _)| key)));
+    } else {
+        parent = batch.items.get(*ctx.resume - 1).map(|&(key, _)| key);
+    }
+    for &(key, len) in batch.items.iter().skip(*ctx.resume) {
         *ctx.bulky = *ctx.bulky || len.get() >= BULKY_LEN_MIN;
-        let granted = terms(ctx, &batch.options, parent).and_then(|terms| grant(ctx, key, len, via, terms));
+        let granted = terms(ctx, &batch.options, parent)
+            .and_then(|terms| grant(ctx, key, len, via, terms, batch.options.durable));
         match granted {
-            Ok(granted) => write_grant(ctx, via, &granted),
+            Ok(Some(granted)) => write_grant(ctx, via, &granted),
+            Ok(None) => {
+                return Ok(Flow::Room);
+            }
             Err(error) => ctx.reply().wire_error(&error),
         }
+        *ctx.resume += 1;
         parent = Some(key);
     }
     Ok(Flow::Go)
@@ -247,7 +286,8 @@ pub(crate) fn mcommit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     ctx.reply().array(batch.items.len());
     let mut begun = Vec::with_capacity(batch.items.len());
     for &(grant, crc) in &batch.items {
-        begun.push(begin(ctx, &Commit { grant, crc, bytes: None, from: None }));
+        let durable = ctx.session.bond.is_durable(grant);
+        begun.push(begin(ctx, &Commit { grant, crc, bytes: None, from: None }).map(|begun| (begun, durable)));
     }
     Ok(Flow::Wait(Job::SealBatch(begun)))
 }

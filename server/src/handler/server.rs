@@ -206,7 +206,7 @@ fn is_local(ctx: &Ctx<'_>) -> bool {
     addr.parse::<std::net::SocketAddr>().map_or(addr.starts_with('/'), |addr| addr.ip().is_loopback())
 }
 
-/// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]`: nothing is saved, whatever is asked for.
+/// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]`: what lies in DRAM only goes to flash first, unless `NOSAVE`.
 pub(crate) fn shutdown(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut words = Words::new(&ctx.args, 1);
     let (mut abort, mut save) = (false, None);
@@ -225,7 +225,11 @@ pub(crate) fn shutdown(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         return Err(if ctx.args.len() > 2 { WireError::syntax() } else { WireError::err("No shutdown in progress.") });
     }
     tracing::info!(client = ctx.session.client.id, "SHUTDOWN");
-    ctx.node.shut_down();
+    if save == Some(false) {
+        ctx.node.shut_down_unsaved();
+    } else {
+        ctx.node.shut_down();
+    }
     Ok(Flow::Close)
 }
 

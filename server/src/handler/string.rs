@@ -5,10 +5,11 @@ use crate::conn::{BULKY_LEN_MIN, Taken};
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
 use crate::handler::checked;
+use crate::handler::fetch::{self, Part};
 use protocol::base::{Crc, Instant, Millis};
 use protocol::command::{Set, SetCondition, SetExpiry, parse_i64};
 use protocol::resp::{Arg, WireError};
-use storage::{Condition, Found, Reservation, StoreError, Terms};
+use storage::{Condition, FlashRead, Found, Reservation, StoreError, Terms};
 
 /// `GET key`
 pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
@@ -19,12 +20,13 @@ pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let output = &mut *ctx.output;
     let found = ctx.node.store.read(ctx.now, key, None, |value| output.writer().bulk(value)).map_err(refused)?;
     match found {
-        None | Some(Found::Flash(_)) => ctx.reply().null(),
+        None => ctx.reply().null(),
         Some(Found::Small(())) => {}
         Some(Found::Large(value)) => {
             *ctx.bulky = *ctx.bulky || value.len() as u64 >= BULKY_LEN_MIN;
             ctx.output.value(value);
         }
+        Some(Found::Flash(read)) => return Ok(fetch::wait(ctx, vec![Some(Found::Flash(read))], Part::Whole)),
     }
     Ok(Flow::Go)
 }
@@ -46,15 +48,29 @@ pub(crate) fn mget(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         // Too many readers of one object is a miss here: an array has no place for an error of one item.
         let found = ctx.node.store.read(ctx.now, key, depth, |value| output.writer().bulk(value)).ok().flatten();
         match found {
-            None | Some(Found::Flash(_)) => ctx.reply().null(),
+            None => ctx.reply().null(),
             Some(Found::Small(())) => {}
             Some(Found::Large(value)) => {
                 *ctx.bulky = *ctx.bulky || value.len() as u64 >= BULKY_LEN_MIN;
                 ctx.output.value(value);
             }
+            Some(Found::Flash(read)) => return Ok(mget_rest(ctx, index, read)),
         }
     }
     Ok(Flow::Go)
+}
+
+/// The first object that lies on flash is at `index`: it and all after it are found now and answered when they are read.
+fn mget_rest(ctx: &mut Ctx<'_>, index: usize, read: FlashRead) -> Flow {
+    let mut items = vec![Some(Found::Flash(read))];
+    for index in index + 1..ctx.args.len() - 1 {
+        let found = ctx.args.bytes(index + 1).and_then(|key| {
+            ctx.node.store.read(ctx.now, key, u32::try_from(index).ok(), <[u8]>::to_vec).ok().flatten()
+        });
+        items.push(found);
+    }
+    ctx.node.learn_chain(ctx.args.skip(1).iter().filter_map(|key| key.bytes()));
+    fetch::wait(ctx, items, Part::Item)
 }
 
 /// Which value an argument is: bytes in the buffer, or a slot that they were received into.
@@ -116,11 +132,13 @@ pub(crate) fn set(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         Ok(()) if !set.get => ctx.reply().ok(),
         Err(StoreError::Exists { .. } | StoreError::Condition) if !set.get => ctx.reply().null(),
         Ok(()) | Err(StoreError::Exists { .. } | StoreError::Condition) => match previous {
-            None | Some(Found::Flash(_)) => ctx.reply().null(),
+            None => ctx.reply().null(),
+            Some(found @ Found::Flash(_)) => return Ok(fetch::wait(ctx, vec![Some(found)], Part::Whole)),
             Some(Found::Small(bytes)) => ctx.reply().bulk(&bytes),
             Some(found) if ctx.node.arena.is_some() => return Ok(checked::previous(ctx, found)),
             Some(Found::Large(value)) => ctx.output.value(value),
         },
+        Err(StoreError::SpillWait { .. }) => return Ok(Flow::Room),
         Err(error) => return Err(refused(error)),
     }
     Ok(Flow::Go)
@@ -133,13 +151,24 @@ pub(crate) fn mset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     }
     // Every large value has its slot already; a refused one refuses the command before anything is published.
     let mut pairs = Vec::with_capacity(ctx.args.len() / 2);
-    for index in (1..ctx.args.len()).step_by(2) {
+    for index in (1..ctx.args.len()).step_by(2).skip(*ctx.resume) {
         let key = ctx.args.bytes(index).ok_or_else(WireError::syntax)?;
         protocol::command::check_key(key)?;
         pairs.push((key, value(ctx, index + 1)?));
     }
+    // Values that were received into slots do not come again: then there is no waiting in between.
+    let may_wait = ctx.args.iter().all(|arg| arg.bytes().is_some());
     for (key, value) in pairs {
-        write(ctx, key, value, &Terms::default()).map_err(refused)?;
+        let bytes = if let Value::Bytes(bytes) = value { Some(bytes) } else { None };
+        match (write(ctx, key, value, &Terms::default()), bytes) {
+            (Err(StoreError::SpillWait { .. }), Some(_)) if may_wait => return Ok(Flow::Room),
+            (Err(StoreError::SpillWait { .. }), Some(bytes)) => {
+                ctx.node.store.hurry(ctx.now);
+                write(ctx, key, Value::Bytes(bytes), &Terms::default()).map_err(refused)?;
+            }
+            (result, _) => result.map_err(refused)?,
+        }
+        *ctx.resume += 1;
     }
     ctx.reply().ok();
     Ok(Flow::Go)
@@ -183,7 +212,10 @@ pub(crate) fn getrange(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         .read(ctx.now, key, None, |value| output.writer().bulk(&value[range(start, end, value.len())]))
         .map_err(refused)?;
     match found {
-        None | Some(Found::Flash(_)) => ctx.reply().bulk(b""),
+        None => ctx.reply().bulk(b""),
+        Some(Found::Flash(read)) => {
+            return Ok(fetch::wait(ctx, vec![Some(Found::Flash(read))], Part::Range(start, end)));
+        }
         Some(Found::Small(())) => {}
         Some(Found::Large(value)) => {
             let part = range(start, end, value.len());

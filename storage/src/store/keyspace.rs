@@ -1,6 +1,7 @@
 //! Keys and their facts: `STAT`, `TTL`, `PIN`, `SCAN`, `DEL`.
 
 use super::Store;
+use super::flash::FlashPlace;
 use crate::dram::space::Space;
 use crate::entry::flag;
 use crate::error::StoreError;
@@ -33,10 +34,10 @@ pub struct Stat {
     pub soft_pinned: bool,
     /// Bytes that its slot takes.
     pub charge: ByteLen,
-    /// The segment of the payload.
-    pub segment: SegmentId,
-    /// Bytes from the segment's start to the payload.
-    pub offset: u64,
+    /// The segment of the payload, and bytes from its start; `None` if the object lies on flash alone.
+    pub dram: Option<(SegmentId, u64)>,
+    /// Where its record lies on flash, if it has one.
+    pub flash: Option<FlashPlace>,
 }
 
 /// When an object expires, as `TTL` tells it.
@@ -80,8 +81,8 @@ impl Store {
                 depth: stamp.depth(),
                 soft_pinned: entry.has(flag::SOFT),
                 charge: ByteLen(shard.charge_of(index)),
-                segment: position.segment_id(),
-                offset: position.offset(),
+                dram: Some((position.segment_id(), position.offset())),
+                flash: None,
             }
         })
     }

@@ -77,6 +77,12 @@ pub struct Usage {
     pub leases: u64,
     /// Grants held.
     pub grants: u64,
+    /// Of them on flash, whether in DRAM too or not.
+    pub on_flash: u64,
+    /// Payload bytes of those.
+    pub flash_bytes: u64,
+    /// Bytes of slots in DRAM whose objects lie on flash too, so that dropping them costs nothing.
+    pub clean_bytes: u64,
     /// Bytes that the index takes beside the segments.
     pub index_bytes: u64,
     /// Counters of all shards.

@@ -58,6 +58,8 @@ pub struct Lookup {
     pub prefix: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// How many of them lie on flash alone.
+    pub on_flash: usize,
     /// Leases on exactly them, if asked for.
     pub leases: Vec<Leased>,
     /// Of the prefix, what has to be promoted before leases on it can be given: then there are none yet.

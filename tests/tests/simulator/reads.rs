@@ -41,6 +41,7 @@ impl World {
                     self.reading.push((guard, content));
                 }
             }
+            Found::Flash(read) => panic!("key {key} on flash that nobody has: {read:?}"),
         }
     }
 

@@ -212,7 +212,8 @@ impl World {
         assert_eq!((stat.generation, stat.expires), (object.generation, object.expires));
         assert_eq!((stat.length, stat.crc), (ByteLen(object.content.length as u64), object.content.crc()));
         assert!(stat.pins >= object.pins(now));
-        assert!(stat.offset + stat.length.get() <= self.segments[segment_index(stat.segment)].len() as u64);
+        let (segment, offset) = stat.dram.expect("there is no flash here");
+        assert!(offset + stat.length.get() <= self.segments[segment_index(segment)].len() as u64);
         // What has expired goes when it is looked at; a scan only passes it over.
         for key in 0..self.keys {
             self.store.contains(now, &[key]);

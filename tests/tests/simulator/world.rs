@@ -298,6 +298,7 @@ impl World {
             StoreError::KeyLen { .. }
             | StoreError::NoGrant
             | StoreError::Busy
+            | StoreError::SpillWait { .. }
             | StoreError::Range { .. }
             | StoreError::NoLease
             | StoreError::TooManyUsers => panic!("key {key}: {error}"),

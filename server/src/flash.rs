@@ -1,0 +1,174 @@
+//! The node's flash tier: from settings to devices, and its end.
+//!
+//! Invariants:
+//! - The data directory is locked, and the boot counted, before the store exists: no generation is given out twice.
+
+use crate::clock::{BootClock, unix_ms};
+use crate::config::{Config, Device, Devices, FlashEngine};
+use crate::node::Node;
+use anyhow::Context as _;
+use protocol::base::{ByteLen, Clock as _, Instant, StableMemory};
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use storage::flash::engine::EngineKind;
+use storage::flash::tier::{DataDir, DeviceConfig, FlashError, Progress, Tier, TierClock, TierConfig};
+
+/// Time that closing may take beyond what it may take for writing, until it is given up.
+const CLOSE_GRACE: Duration = Duration::from_secs(10);
+/// Pause between two lines about how far a stop is.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+
+/// The tier of a node that has one, from before it is opened.
+pub(crate) struct Flash {
+    data_dir: parking_lot::Mutex<Option<DataDir>>,
+    tier: OnceLock<Tier>,
+    pub(crate) progress: Arc<Progress>,
+    /// When recovery began.
+    pub(crate) began: Instant,
+}
+
+impl fmt::Debug for Flash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flash").field("progress", &self.progress).finish_non_exhaustive()
+    }
+}
+
+impl TierClock for BootClock {
+    fn unix_ms(&self) -> u64 {
+        unix_ms()
+    }
+}
+
+impl Flash {
+    /// Locks the data directory, if this configuration has a tier, and counts the boot.
+    pub(crate) fn prepare(config: &Config) -> anyhow::Result<Option<(Self, u64)>> {
+        let devices = config.flash_devices();
+        // A directory that is asked for, and no device: they are attached later.
+        let alone = matches!(config.data_dir, crate::config::Choice::Given(_)) && config.nvme == Devices::Off;
+        let Some(path) = config.data_dir_path().filter(|_| alone || !devices.is_empty()) else { return Ok(None) };
+        let path = std::path::absolute(&path).unwrap_or(path);
+        let data_dir = DataDir::open(&path).map_err(|error| match error {
+            FlashError::Locked { .. } => {
+                anyhow::anyhow!("{} is in use by another server: give this one a `data-dir` of its own", path.display())
+            }
+            error => anyhow::Error::new(error).context("`data-dir`"),
+        })?;
+        let devices: Vec<_> = devices.into_iter().map(|device| device_config(config, device)).collect();
+        let epoch = data_dir.next_boot_epoch(&devices).context("count the boot")?;
+        let flash = Self {
+            data_dir: parking_lot::Mutex::new(Some(data_dir)),
+            tier: OnceLock::new(),
+            progress: Arc::default(),
+            began: BootClock.now(),
+        };
+        Ok(Some((flash, epoch)))
+    }
+}
+
+/// One device, as the tier is told of it.
+fn device_config(config: &Config, device: Device) -> DeviceConfig {
+    let budget = config.flash_write_budget;
+    DeviceConfig {
+        segment_len: config.flash_segment_size(device.size),
+        engine: match config.flash_engine {
+            FlashEngine::Auto => EngineKind::Auto,
+            FlashEngine::Uring => EngineKind::Uring,
+            FlashEngine::Syscall => EngineKind::Syscall,
+        },
+        depth: config.flash_depth,
+        write_budget_per_day: (budget != ByteLen(0)).then_some(budget),
+        ..DeviceConfig::new(std::path::absolute(&device.path).unwrap_or(device.path), device.size)
+    }
+}
+
+fn tier_config(config: &Config, path: &Path) -> TierConfig {
+    TierConfig {
+        devices: config.flash_devices().into_iter().map(|device| device_config(config, device)).collect(),
+        reinsert_percent: config.flash_reinsert_percent.0,
+        prefetch_bytes_in_flight: config.prefetch_len,
+        journal_sync: config.journal_sync_ms,
+        close_spill: (config.shutdown_save_ms.0 > 0).then_some(config.shutdown_save_ms),
+        seed: rand::random(),
+        ..TierConfig::new(path)
+    }
+}
+
+impl Node {
+    /// The flash tier, once it is open.
+    pub(crate) fn tier(&self) -> Option<&Tier> {
+        self.flash.as_ref()?.tier.get()
+    }
+
+    /// Opens the tier, if there is one to be. Blocks until its objects are in the index.
+    pub(crate) fn open_flash(&self) -> Result<(), FlashError> {
+        let Some(flash) = &self.flash else { return Ok(()) };
+        let data_dir = flash.data_dir.lock().take().expect("a tier is opened once");
+        let config = tier_config(&self.config.read(), data_dir.path());
+        for device in &config.devices {
+            let size = device.size.map_or("as it is".to_owned(), |size| size.to_string());
+            tracing::info!("flash: {}, {size}", device.path.display());
+        }
+        let memories = self.segments.iter().map(|segment| Arc::clone(segment) as Arc<dyn StableMemory>).collect();
+        let progress = Arc::clone(&flash.progress);
+        let tier = Tier::open(config, data_dir, self.store.clone(), memories, Arc::new(BootClock), progress)?;
+        assert!(flash.tier.set(tier).is_ok(), "a tier is opened once");
+        Ok(())
+    }
+
+    /// Takes one more device in.
+    pub(crate) fn attach_device(&self, device: Device) -> Result<u32, FlashError> {
+        let tier = self.tier().ok_or(FlashError::Closed)?;
+        let (sized, config) = {
+            let config = self.config.read();
+            let sized = config.flash_device_to_make(device.clone());
+            (sized.clone(), device_config(&config, sized))
+        };
+        let id = tier.attach(config)?;
+        // What `CONFIG REWRITE` writes.
+        self.config.write().add_device(sized);
+        Ok(id)
+    }
+
+    /// Lets a device go.
+    pub(crate) fn detach_device(&self, id: u32, drain: bool) -> Result<(), FlashError> {
+        let tier = self.tier().ok_or(FlashError::Closed)?;
+        let path = tier.status().into_iter().find(|device| device.id == id).map(|device| device.path);
+        tier.detach(id, drain)?;
+        if let Some(path) = path {
+            self.config.write().remove_device(&path);
+        }
+        Ok(())
+    }
+
+    /// Writes what lies in DRAM only, if `save`, and closes the devices: for as long as settings allow.
+    pub(crate) fn close_flash(&self, save: bool) {
+        let Some(tier) = self.tier() else { return };
+        if !save {
+            tracing::info!("stopping: nothing is written to flash any more; what is there is found again");
+            return;
+        }
+        let limit = self.config.read().shutdown_save_ms.duration() + CLOSE_GRACE;
+        let started = std::time::Instant::now();
+        let (done, closed) = std::sync::mpsc::channel();
+        let closing = tier.clone();
+        let thread = std::thread::Builder::new().name("close".to_owned()).spawn(move || {
+            closing.close();
+            let _ = done.send(());
+        });
+        if let Err(error) = thread {
+            tracing::error!(%error, "stopping: flash is left as a crash would leave it");
+            return;
+        }
+        while closed.recv_timeout(SAY_EVERY).is_err() {
+            if started.elapsed() > limit {
+                tracing::warn!("stopping: flash is too slow and left as a crash would leave it");
+                return;
+            }
+            let left = ByteLen(self.store.accounting().live.saturating_sub(self.store.usage().clean_bytes));
+            tracing::info!("stopping: {left} lie in DRAM only and are being written to flash");
+        }
+        tracing::info!("stopping: flash closed after {:.3} s", started.elapsed().as_secs_f64());
+    }
+}

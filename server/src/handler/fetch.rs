@@ -1,0 +1,155 @@
+//! Reads of objects of which some lie on flash alone: they are fetched together, then answered in order.
+//!
+//! Invariants:
+//! - What a read found first is what it answers, whatever becomes of the key while flash is read.
+//! - No fetch outlasts the time that one may take, nor the connection it is for.
+
+use super::checked;
+use super::string::range;
+use crate::conn::BULKY_LEN_MIN;
+use crate::conn::output::Output;
+use crate::dispatch::{Ctx, Flow};
+use crate::error::flash;
+use crate::handler::job::Job;
+use crate::node::Node;
+use crate::session::Session;
+use protocol::resp::WireError;
+use std::sync::Arc;
+use storage::flash::tier::{Fetched, FlashError};
+use storage::{Account, FlashRead, Found};
+use tokio::task::JoinSet;
+
+/// Objects that were found and are to be replied, in order.
+#[derive(Debug)]
+pub(crate) struct Fetching {
+    items: Vec<Option<Found>>,
+    /// What is wanted of each.
+    part: Part,
+}
+
+/// How an object, or none, is replied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    /// All of it, or an error why not.
+    Whole,
+    /// All of it, as an item of an array that has no place for errors.
+    Item,
+    /// From this byte to that, as `GETRANGE` counts; no such part of nothing is empty rather than null.
+    Range(i64, i64),
+}
+
+/// Leaves the replies to a job.
+pub(crate) fn wait(ctx: &mut Ctx<'_>, items: Vec<Option<Found>>, part: Part) -> Flow {
+    let bulky = |item: &Option<Found>| match item {
+        None | Some(Found::Small(_)) => false,
+        Some(Found::Large(value)) => value.len() as u64 >= BULKY_LEN_MIN,
+        Some(Found::Flash(read)) => read.length >= BULKY_LEN_MIN,
+    };
+    *ctx.bulky = *ctx.bulky || items.iter().any(bulky);
+    Flow::Wait(Job::Fetch(Box::new(Fetching { items, part })))
+}
+
+impl Fetching {
+    /// Reads what lies on flash and writes the replies.
+    pub(crate) async fn reply(self, session: &Session, output: &mut Output) {
+        let Self { items, part } = self;
+        let mut there = Vec::with_capacity(items.len());
+        let mut reads = Vec::new();
+        for (at, item) in items.into_iter().enumerate() {
+            there.push(match item {
+                Some(Found::Flash(read)) => {
+                    reads.push((at, read));
+                    Ok(None)
+                }
+                found => Ok(found),
+            });
+        }
+        for (at, fetched) in fetch_all(&session.node, &session.bond.account, reads).await {
+            there[at] = fetched.map(|fetched| fetched.map(found));
+        }
+        for item in there {
+            let item = match (item, part) {
+                (Ok(item), _) => item,
+                (Err(error), Part::Whole | Part::Range(..)) => {
+                    output.writer().wire_error(&error);
+                    continue;
+                }
+                (Err(_), Part::Item) => None,
+            };
+            write(session, output, item, part).await;
+        }
+    }
+}
+
+fn found(fetched: Fetched) -> Found {
+    match fetched {
+        Fetched::Small(bytes) => Found::Small(bytes),
+        Fetched::Guard(value) => Found::Large(value),
+    }
+}
+
+/// Writes one reply. Where clients can write the segments, it is made of a copy that was checked.
+async fn write(session: &Session, output: &mut Output, item: Option<Found>, part: Part) {
+    let item = match item {
+        Some(Found::Large(value)) if session.node.arena.is_some() => checked::copy(value).await.map(Found::Small),
+        item => item,
+    };
+    let cut = |bytes: &[u8]| match part {
+        Part::Whole | Part::Item => 0..bytes.len(),
+        Part::Range(start, end) => range(start, end, bytes.len()),
+    };
+    match item {
+        None | Some(Found::Flash(_)) => match part {
+            Part::Whole | Part::Item => output.writer().null(),
+            Part::Range(..) => output.writer().bulk(b""),
+        },
+        Some(Found::Small(bytes)) => output.writer().bulk(&bytes[cut(&bytes)]),
+        Some(Found::Large(value)) => {
+            let cut = cut(value.bytes());
+            if cut.len() == value.len() {
+                output.value(value);
+            } else {
+                output.writer().bulk(&value.bytes()[cut]);
+            }
+        }
+    }
+}
+
+/// Begins to read all of them at once, and returns each with the number it came with. What cannot be read is not there;
+/// an error says that DRAM had no room for it.
+pub(crate) async fn fetch_all(
+    node: &Arc<Node>,
+    account: &Arc<Account>,
+    mut reads: Vec<(usize, FlashRead)>,
+) -> Vec<(usize, Result<Option<Fetched>, WireError>)> {
+    if let [_] = reads[..]
+        && let Some((at, read)) = reads.pop()
+    {
+        return vec![(at, fetch(node, account, read).await)];
+    }
+    let mut results = Vec::with_capacity(reads.len());
+    // Those that are not done end with the set.
+    let mut set = JoinSet::new();
+    for (at, read) in reads {
+        let (node, account) = (Arc::clone(node), Arc::clone(account));
+        set.spawn(async move { (at, fetch(&node, &account, read).await) });
+    }
+    while let Some(done) = set.join_next().await {
+        results.extend(done.ok());
+    }
+    results
+}
+
+async fn fetch(node: &Node, account: &Arc<Account>, read: FlashRead) -> Result<Option<Fetched>, WireError> {
+    let Some(tier) = node.tier() else { return Ok(None) };
+    match tokio::time::timeout(node.hot.flash_wait, tier.fetch(node.now(), read, account)).await {
+        Ok(Ok(fetched)) => Ok(fetched),
+        Ok(Err(error @ FlashError::Store(_))) => Err(flash(&error)),
+        // The device says so itself, in `TIER LIST` and in the log.
+        Ok(Err(_)) => Ok(None),
+        Err(_) => {
+            node.stats.flash_timeouts.add(1);
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Tiers: what there is, one more, one less.
+
+use super::memory::MemoryUse;
+use crate::config::{Device, Value as _};
+use crate::dispatch::{Ctx, Flow};
+use crate::error::flash;
+use crate::handler::aside::Aside;
+use crate::handler::job::Job;
+use protocol::base::ByteLen;
+use protocol::command::{CommandId, TierAttach, TierDetach};
+use protocol::resp::{ErrorWord, WireError, Writer};
+use std::path::PathBuf;
+use storage::flash::tier::{DeviceState, DeviceStatus};
+
+/// What the names of flash devices begin with.
+const FLASH: &str = "flash.";
+
+/// The word for what a device does.
+pub(crate) fn state_word(state: &DeviceState) -> &'static str {
+    match state {
+        DeviceState::On => "online",
+        DeviceState::Off { .. } => "offline",
+        DeviceState::Leaving => "draining",
+    }
+}
+
+/// Bytes of the day's write budget that are left, -1 without one.
+pub(crate) fn budget_left(device: &DeviceStatus) -> i64 {
+    device.budget_left.map_or(-1, |left| i64::try_from(left.get()).unwrap_or(i64::MAX))
+}
+
+/// `TIER LIST`
+pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let node = ctx.node;
+    let memory = MemoryUse::of(node);
+    let usage = node.store.usage();
+    let devices = node.tier().map(|tier| tier.status()).unwrap_or_default();
+    let mut reply = ctx.reply();
+    reply.array(1 + devices.len());
+    reply.map(7);
+    reply.field("name").bulk(b"dram");
+    reply.field("kind").bulk(b"dram");
+    reply.field("state").bulk(b"online");
+    reply.field("capacity").count(memory.capacity);
+    reply.field("used").count(memory.slots);
+    reply.field("free").count(memory.capacity.saturating_sub(memory.slots));
+    reply.field("objects").count(usage.objects);
+    for device in devices {
+        let why = if let DeviceState::Off { why } = &device.state { Some(why.clone()) } else { None };
+        reply.map(22 + usize::from(why.is_some()));
+        reply.field("name").bulk_display(format_args!("{FLASH}{}", device.id));
+        reply.field("kind").bulk(b"flash");
+        reply.field("state").bulk(state_word(&device.state).as_bytes());
+        if let Some(why) = why {
+            reply.field("why").bulk(why.as_bytes());
+        }
+        reply.field("capacity").count(device.size.get());
+        reply.field("used").count(device.used.get());
+        reply.field("free").count(device.size.get().saturating_sub(device.used.get()));
+        reply.field("path").bulk(device.path.as_os_str().as_encoded_bytes());
+        reply.field("engine").bulk(device.engine.as_bytes());
+        reply.field("segment-len").count(device.segment_len.get());
+        reply.field("segments").count(device.segments);
+        reply.field("segments-free").count(device.segments_free);
+        reply.field("segments-quarantined").count(device.segments_quarantined);
+        reply.field("reads").count(device.reads);
+        reply.field("read-bytes").count(device.read.get());
+        reply.field("writes").count(device.spills);
+        reply.field("written-bytes").count(device.written.get());
+        reply.field("reinserted").count(device.reinserted);
+        reply.field("reclaimed").count(device.reclaimed);
+        reply.field("dropped").count(device.dropped);
+        reply.field("errors").count(device.errors);
+        reply.field("mismatches").count(device.mismatches);
+        reply.field("queue").count(device.in_flight as u64);
+        reply.field("budget-left").integer(budget_left(&device));
+    }
+    Ok(Flow::Go)
+}
+
+/// Refuses where there is no tier to change.
+fn check_tier(ctx: &Ctx<'_>) -> Result<(), WireError> {
+    if ctx.node.tier().is_some() {
+        return Ok(());
+    }
+    Err(WireError::new(ErrorWord::Denied, "this node has no flash tier: start it with a `data-dir`"))
+}
+
+/// `TIER ATTACH path [size]`
+pub(crate) fn tier_attach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let attach = TierAttach::parse(&ctx.args)?;
+    check_tier(ctx)?;
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| WireError::err("a path of this node is UTF-8"));
+    let path = PathBuf::from(text(attach.path)?);
+    if !path.is_absolute() || attach.path.contains(&b',') {
+        return Err(WireError::err("the path is absolute, and has no comma"));
+    }
+    let size = match attach.size {
+        None => None,
+        Some(size) => Some(
+            ByteLen::parse(text(size)?).ok_or_else(|| WireError::err(format!("the size is {}", ByteLen::ALLOWED)))?,
+        ),
+    };
+    let known = ctx.node.tier().map(|tier| tier.status()).unwrap_or_default();
+    if known.iter().any(|device| device.path == path) {
+        return Err(WireError::new(ErrorWord::Exists, format!("{} is attached already", path.display())));
+    }
+    tracing::info!(client = ctx.session.client.id, "TIER ATTACH {}", path.display());
+    Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::TierAttach, move |node| {
+        let before = node.store.len();
+        let attached = node.attach_device(Device { path, size });
+        let found = node.store.len().saturating_sub(before);
+        move |reply: &mut Writer<'_>| match attached {
+            Ok(id) => {
+                reply.map(2);
+                reply.field("name").bulk_display(format_args!("{FLASH}{id}"));
+                reply.field("objects").count(found);
+            }
+            Err(error) => reply.wire_error(&flash(&error)),
+        }
+    }))))
+}
+
+/// `TIER DETACH name [NODRAIN]`
+pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let TierDetach { name, drain } = TierDetach::parse(&ctx.args)?;
+    if name.eq_ignore_ascii_case(b"dram") {
+        return Err(WireError::new(ErrorWord::Denied, "the DRAM tier stays as long as the node runs"));
+    }
+    check_tier(ctx)?;
+    let id = std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix(FLASH)?.parse::<u32>().ok());
+    let known = ctx.node.tier().map(|tier| tier.status()).unwrap_or_default();
+    let Some(id) = id.filter(|id| known.iter().any(|device| device.id == *id)) else {
+        return Err(WireError::new(ErrorWord::Denied, "there is no such tier: TIER LIST has their names"));
+    };
+    tracing::info!(client = ctx.session.client.id, drain, "TIER DETACH {FLASH}{id}");
+    Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::TierDetach, move |node| {
+        let detached = node.detach_device(id, drain);
+        move |reply: &mut Writer<'_>| match detached {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.wire_error(&flash(&error)),
+        }
+    }))))
+}

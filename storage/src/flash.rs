@@ -36,5 +36,7 @@
 
 pub mod engine;
 pub mod format;
+mod log;
+pub mod journal;
 pub mod recover;
 pub mod tier;

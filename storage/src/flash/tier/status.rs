@@ -1,6 +1,7 @@
 //! What can be seen of a tier: each device's figures, and how far a start has come.
 
 use protocol::base::ByteLen;
+use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -127,5 +128,47 @@ impl Progress {
         }
         let all = self.segments.load(Ordering::Relaxed).max(1);
         u8::try_from((self.segments_done.load(Ordering::Relaxed) * 100 / all).min(99)).unwrap_or(99)
+    }
+}
+
+/// What a log counts, read by others at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) segments_free: AtomicU64,
+    pub(crate) segments_quarantined: AtomicU64,
+    pub(crate) used: AtomicU64,
+    pub(crate) spills: AtomicU64,
+    pub(crate) reinserted: AtomicU64,
+    pub(crate) written: AtomicU64,
+    pub(crate) reinserted_bytes: AtomicU64,
+    pub(crate) reads: AtomicU64,
+    pub(crate) read: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) errors: AtomicU64,
+    pub(crate) mismatches: AtomicU64,
+    pub(crate) reclaimed: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) condemned: AtomicU64,
+    pub(crate) budget_left: AtomicU64,
+    pub(crate) in_flight: AtomicU64,
+    /// Why the device is off, if it is.
+    off: Mutex<Option<String>>,
+}
+
+impl Figures {
+    /// Says why the device is off; `None`: it is on. Returns whether that changed.
+    pub(crate) fn set_off(&self, why: Option<&str>) -> bool {
+        let mut off = self.off.lock();
+        if off.as_deref() == why {
+            return false;
+        }
+        *off = why.map(str::to_owned);
+        true
+    }
+
+    /// Why the device is off, if it is.
+    pub(crate) fn why_off(&self) -> Option<String> {
+        self.off.lock().clone()
     }
 }

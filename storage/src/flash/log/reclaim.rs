@@ -1,0 +1,448 @@
+//! The oldest segment gives its place back; what is worth keeping is written once more.
+//!
+//! Invariants:
+//! - One segment at a time. At most [`super::LogConfig::reinsert_percent`] of it is written again; pinned records always are.
+//! - A copy counts only when it is durable; until then the record it was made from does. Then the rest is dropped from the
+//!   index, and the segment waits for its last reader.
+//! - Copies never wait for room that only this reclaim could make: without any they are given up.
+
+use super::Log;
+use super::append::row_of;
+use super::flight::Flight;
+use super::segment::{Closing, Sealed, State};
+use super::syncs::After;
+use crate::PAGE;
+use crate::dram::memory::{PlainMemory, lend, lend_mut};
+use crate::flash::engine::{Engine, Op};
+use crate::flash::format::{CHUNK_LEN, Head, Record, RecordLayout, RecordView, Row, Table};
+use crate::store::flash::{Reinsertion, SlotRecord};
+use protocol::base::{Crc, RawSpan, StableMemory};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Reads of one segment that were wrong, at which it is quarantined.
+pub(super) const MISMATCHES_MAX: u32 = 3;
+/// Records being copied at once.
+const COPIES_MAX: usize = 4;
+/// Devices with fewer segments keep one free ahead of need, larger ones two.
+const SEGMENTS_MANY: usize = 64;
+
+/// A segment on its way to be free.
+pub(super) struct Reclaim {
+    segment: u32,
+    /// Tells this attempt from an earlier one at the same segment.
+    number: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Its table is being read.
+    Table,
+    /// Records are copied.
+    Copying(Copying),
+    /// The copies are being synced.
+    Syncing { table: Table, copied: Vec<Reinsertion> },
+}
+
+struct Copying {
+    table: Table,
+    todo: VecDeque<Keep>,
+    /// Read, verified, not written yet.
+    read: VecDeque<Box<Copy>>,
+    under_way: usize,
+    copied: Vec<Reinsertion>,
+}
+
+/// A record that is worth keeping.
+struct Keep {
+    row: Row,
+    key: Box<[u8]>,
+}
+
+/// A record being copied.
+pub(super) struct Copy {
+    reclaim: u64,
+    from: u32,
+    keep: Keep,
+    layout: RecordLayout,
+    memory: Arc<PlainMemory>,
+    chunks: Vec<Crc>,
+    inline: Vec<u8>,
+    /// Where it is being written: segment, number of the record, and what tells the index.
+    to: Option<(u32, usize, Reinsertion)>,
+}
+
+impl Reclaim {
+    /// Whether it needs a segment to copy to.
+    pub(super) fn is_copying(&self) -> bool {
+        matches!(&self.stage, Stage::Copying(copying) if !copying.todo.is_empty() || !copying.read.is_empty())
+    }
+}
+
+impl Copy {
+    fn span(&self) -> RawSpan {
+        let len = self.layout.pages() as usize * PAGE as usize;
+        RawSpan::new(Arc::clone(&self.memory) as Arc<dyn StableMemory>, 0, len).expect("as long as the record")
+    }
+}
+
+impl Log {
+    /// Whether a segment waits for its readers.
+    pub(super) fn is_draining(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment.state, State::Draining))
+    }
+
+    pub(super) fn step_reclaim(&mut self, engine: &mut dyn Engine) {
+        self.free_drained();
+        if self.reclaim.is_none()
+            && let Some(segment) = self.next_to_reclaim()
+        {
+            self.begin_reclaim(engine, segment);
+        }
+        self.step_copies(engine);
+    }
+
+    fn free_drained(&mut self) {
+        for at in 0..self.segments.len() {
+            let number = u32::try_from(at).expect("segments are counted in 32 bits");
+            let slot = self.slot(number);
+            if matches!(self.segments[at].state, State::Draining) && self.store.slot_readers(slot) == 0 {
+                let segment = &mut self.segments[at];
+                segment.used = 0;
+                if segment.mismatches >= MISMATCHES_MAX {
+                    tracing::error!(device = %self.config.device, segment = number, "a segment is quarantined");
+                    segment.state = State::Quarantined;
+                } else {
+                    segment.state = State::Free;
+                }
+                self.syncs.states_changed = true;
+                self.ledger.freed(slot);
+            }
+        }
+    }
+
+    fn next_to_reclaim(&self) -> Option<u32> {
+        let sealed = self.segments.iter().enumerate().filter_map(|(at, segment)| match &segment.state {
+            State::Sealed(sealed) => Some((at, segment, sealed.order)),
+            _ => None,
+        });
+        let suspect = sealed.clone().find(|(_, segment, _)| segment.mismatches >= MISMATCHES_MAX).map(|(at, ..)| at);
+        let free = self.segments.iter().filter(|segment| matches!(segment.state, State::Free | State::Draining)).count();
+        let wanted = if self.segments.len() < SEGMENTS_MANY { 1 } else { 2 };
+        let oldest = || {
+            let needed = free < wanted && !self.closing;
+            needed.then(|| sealed.min_by_key(|&(_, _, order)| order).map(|(at, ..)| at)).flatten()
+        };
+        suspect.or_else(oldest).map(|at| u32::try_from(at).expect("segments are counted in 32 bits"))
+    }
+
+    fn begin_reclaim(&mut self, engine: &mut dyn Engine, segment: u32) {
+        let entry = &mut self.segments[segment as usize];
+        let State::Sealed(mut sealed) = std::mem::replace(&mut entry.state, State::Free) else {
+            panic!("only sealed segments are reclaimed");
+        };
+        let table = sealed.table.take();
+        let footer_pages = sealed.footer_pages;
+        entry.state = State::Reclaiming(sealed);
+        self.reclaim = Some(Reclaim { segment, number: self.take_seal_order(), stage: Stage::Table });
+        if let Some(table) = table {
+            self.survey(segment, table);
+            return;
+        }
+        let len = footer_pages as usize * PAGE as usize;
+        match PlainMemory::new(len.max(PAGE as usize)).map(Arc::new) {
+            Ok(memory) => {
+                let span = RawSpan::new(Arc::clone(&memory) as Arc<dyn StableMemory>, 0, len).expect("all of it");
+                let end = self.config.geometry.offset_of(segment) + self.config.geometry.segment_len;
+                let tag = self.flights.launch(Flight::Table { segment, memory });
+                engine.submit(Op::read(tag, end - len as u64, vec![span]));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no memory to reclaim a segment");
+                self.abandon_reclaim();
+            }
+        }
+    }
+
+    pub(super) fn table_done(&mut self, segment: u32, memory: &Arc<PlainMemory>, result: io::Result<()>) {
+        let expected = matches!(&self.reclaim, Some(Reclaim { segment: at, stage: Stage::Table, .. }) if *at == segment);
+        if !expected {
+            return;
+        }
+        let span = RawSpan::new(Arc::clone(memory) as Arc<dyn StableMemory>, 0, memory.len()).expect("all of it");
+        let life = *self.segments[segment as usize].life();
+        let pages = self.config.geometry.pages();
+        let table = result.ok().and_then(|()| Table::decode(lend(&span), &life, pages).ok());
+        match table {
+            Some((table, _)) => self.survey(segment, table),
+            None => {
+                // Its records miss one by one; the next start finds them by their headers.
+                tracing::error!(device = %self.config.device, segment, "a footer cannot be read: its segment is quarantined");
+                self.figures.mismatches.fetch_add(1, Relaxed);
+                self.reclaim = None;
+                self.segments[segment as usize].state = State::Quarantined;
+                self.syncs.states_changed = true;
+            }
+        }
+    }
+
+    fn survey(&mut self, segment: u32, table: Table) {
+        let slot = self.slot(segment);
+        let suspect = self.segments[segment as usize].mismatches >= MISMATCHES_MAX;
+        let current = self.store.survey_slot(self.now, slot, records_of(&table));
+        let rows: Vec<(Row, &[u8])> = table.iter().collect();
+        let mut allowance = self.config.geometry.segment_len * u64::from(self.config.reinsert_percent) / 100;
+        let mut todo = VecDeque::new();
+        for pinned in [true, false] {
+            for found in current.iter().filter(|found| found.hot && found.pinned == pinned && !suspect) {
+                let (row, key) = rows[found.index];
+                let bytes = u64::from(row.layout().pages()) * PAGE;
+                if pinned || bytes <= allowance {
+                    allowance = allowance.saturating_sub(bytes);
+                    todo.push_back(Keep { row, key: key.into() });
+                }
+            }
+        }
+        let copying = Copying { table, todo, read: VecDeque::new(), under_way: 0, copied: Vec::new() };
+        self.reclaim.as_mut().expect("a reclaim is under way").stage = Stage::Copying(copying);
+    }
+
+    fn copying(&mut self) -> Option<(u64, u32, &mut Copying)> {
+        match &mut self.reclaim {
+            Some(Reclaim { number, segment, stage: Stage::Copying(copying) }) => Some((*number, *segment, copying)),
+            _ => None,
+        }
+    }
+
+    fn step_copies(&mut self, engine: &mut dyn Engine) {
+        while let Some((number, from, copying)) = self.copying() {
+            let done = copying.todo.is_empty() && copying.read.is_empty() && copying.under_way == 0;
+            if done {
+                self.copies_written();
+                return;
+            }
+            if let Some(copy) = copying.read.pop_front() {
+                if let Some(copy) = self.write_copy(engine, copy) {
+                    if self.no_room_ahead() {
+                        self.give_up_copies();
+                        continue;
+                    }
+                    if let Some((_, _, copying)) = self.copying() {
+                        copying.read.push_front(copy);
+                    }
+                    return;
+                }
+                continue;
+            }
+            if copying.under_way >= COPIES_MAX {
+                return;
+            }
+            let Some(keep) = copying.todo.pop_front() else { return };
+            copying.under_way += 1;
+            let layout = keep.row.layout();
+            let Ok(memory) = PlainMemory::new(layout.pages() as usize * PAGE as usize) else {
+                self.give_up_copies();
+                return;
+            };
+            let offset = self.offset(from, keep.row.page);
+            let copy = Copy {
+                reclaim: number,
+                from,
+                keep,
+                layout,
+                memory: Arc::new(memory),
+                chunks: Vec::new(),
+                inline: Vec::new(),
+                to: None,
+            };
+            let parts = vec![copy.span()];
+            let tag = self.flights.launch(Flight::CopyRead(Box::new(copy)));
+            engine.submit(Op::read(tag, offset, parts));
+        }
+    }
+
+    /// Whether waiting for room would be waiting for this very reclaim.
+    fn no_room_ahead(&self) -> bool {
+        let coming = self.segments.iter().any(|segment| segment.state.is_free() || matches!(segment.state, State::Draining));
+        !coming
+    }
+
+    fn give_up_copies(&mut self) {
+        if let Some((_, _, copying)) = self.copying() {
+            copying.under_way -= copying.read.len();
+            copying.read.clear();
+            copying.todo.clear();
+        }
+    }
+
+    pub(super) fn copy_read_done(&mut self, mut copy: Copy, result: io::Result<()>) {
+        let life = *self.segments[copy.from as usize].life();
+        let whole = result.is_ok() && copy.verify(&life);
+        let place = self.place(copy.from, copy.keep.row.page);
+        if !whole {
+            self.figures.mismatches.fetch_add(1, Relaxed);
+            self.store.drop_record(&copy.keep.key, copy.keep.row.generation, place);
+        }
+        let Some((number, _, copying)) = self.copying() else { return };
+        if number != copy.reclaim {
+            return;
+        }
+        if whole {
+            copying.read.push_back(Box::new(copy));
+        } else {
+            copying.under_way -= 1;
+        }
+    }
+
+    /// Gives it back if there is no room yet.
+    fn write_copy(&mut self, engine: &mut dyn Engine, mut copy: Box<Copy>) -> Option<Box<Copy>> {
+        let key_len = copy.keep.key.len();
+        let pages = copy.layout.pages();
+        let room = self.room(Head::Reinserted, pages, key_len).or_else(|| self.room(Head::New, pages, key_len));
+        let Some((segment, page)) = room else { return Some(copy) };
+        let from = self.place(copy.from, copy.keep.row.page);
+        let to = self.place(segment, page);
+        let row = copy.keep.row;
+        let Some(reinsertion) = self.store.reinsert(self.now, &copy.keep.key, row.generation, from, to) else {
+            if let Some((_, _, copying)) = self.copying() {
+                copying.under_way -= 1;
+            }
+            return None;
+        };
+        let record = Record {
+            page,
+            generation: row.generation,
+            length: u64::from(row.length),
+            crc: row.crc,
+            expires_ms: self.expires_ms(reinsertion.expires),
+            key: &copy.keep.key,
+        };
+        let header_len = copy.layout.header_len();
+        let mut header = copy.span().part(0, header_len).expect("the header's pages");
+        let life = *self.segments[segment as usize].life();
+        record.encode(&life, &copy.chunks, &copy.inline, lend_mut(&mut header));
+        let number = self.push(segment, row_of(&record), &copy.keep.key);
+        copy.to = Some((segment, number, reinsertion));
+        let parts = vec![copy.span()];
+        let tag = self.flights.launch(Flight::CopyWrite(copy));
+        let offset = self.offset(segment, page);
+        self.writes_in_flight += 1;
+        engine.submit(Op::write(tag, offset, parts));
+        None
+    }
+
+    pub(super) fn copy_write_done(&mut self, copy: Copy, result: io::Result<()>) {
+        self.writes_in_flight -= 1;
+        let (segment, record, reinsertion) = copy.to.expect("a copy being written goes somewhere");
+        let whole = self.record_done(segment, record, &result);
+        if whole {
+            let bytes = u64::from(copy.layout.pages()) * PAGE;
+            self.figures.written.fetch_add(bytes, Relaxed);
+            self.figures.reinserted.fetch_add(1, Relaxed);
+            self.figures.reinserted_bytes.fetch_add(bytes, Relaxed);
+            let now = self.now;
+            self.budget.spend(now, bytes);
+        }
+        let Some((number, _, copying)) = self.copying() else { return };
+        if number == copy.reclaim {
+            copying.under_way -= 1;
+            if whole {
+                copying.copied.push(reinsertion);
+            }
+        }
+    }
+
+    fn copies_written(&mut self) {
+        let Some(Reclaim { segment, number, stage: Stage::Copying(copying) }) = self.reclaim.take() else { return };
+        let Copying { table, copied, .. } = copying;
+        if copied.is_empty() {
+            self.drop_reclaimed(segment, &table);
+            return;
+        }
+        self.reclaim = Some(Reclaim { segment, number, stage: Stage::Syncing { table, copied } });
+        self.syncs.after(After::Copied(segment));
+    }
+
+    pub(super) fn copies_synced(&mut self, segment: u32) {
+        match self.reclaim.take() {
+            Some(Reclaim { segment: at, stage: Stage::Syncing { table, copied }, .. }) if at == segment => {
+                for reinsertion in copied {
+                    reinsertion.done();
+                }
+                self.drop_reclaimed(segment, &table);
+            }
+            other => self.reclaim = other,
+        }
+    }
+
+    fn drop_reclaimed(&mut self, segment: u32, table: &Table) {
+        let dropped = self.store.drop_slot(self.slot(segment), records_of(table));
+        self.figures.dropped.fetch_add(dropped, Relaxed);
+        self.figures.reclaimed.fetch_add(1, Relaxed);
+        self.segments[segment as usize].state = State::Draining;
+        self.syncs.states_changed = true;
+    }
+
+    /// The segment stays as it was; copies that were made are buried.
+    pub(super) fn abandon_reclaim(&mut self) {
+        let Some(Reclaim { segment, stage, .. }) = self.reclaim.take() else { return };
+        let table = match stage {
+            Stage::Table => None,
+            Stage::Copying(copying) => Some(copying.table),
+            Stage::Syncing { table, .. } => Some(table),
+        };
+        let entry = &mut self.segments[segment as usize];
+        entry.state = match std::mem::replace(&mut entry.state, State::Free) {
+            State::Reclaiming(sealed) => State::Sealed(Sealed {
+                table: if sealed.footer_pages == 0 { table } else { None },
+                ..sealed
+            }),
+            other => other,
+        };
+    }
+
+    /// Whether every segment that could take a record is past use, now and later.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.segments.iter().all(|segment| match &segment.state {
+            State::Quarantined => true,
+            State::Sealing(_, closing) => segment.lost && *closing != Closing::Records,
+            _ => false,
+        })
+    }
+}
+
+impl Copy {
+    /// Whether it is the record that its row tells; keeps what its new header needs.
+    fn verify(&mut self, life: &crate::flash::format::Life) -> bool {
+        let span = self.span();
+        let header_len = self.layout.header_len();
+        let header = span.part(0, header_len).expect("the header's pages");
+        let Ok(view) = RecordView::decode(lend(&header), life, self.keep.row.page) else { return false };
+        let row = &self.keep.row;
+        let same = view.key == &self.keep.key[..]
+            && view.generation == row.generation
+            && view.length == u64::from(row.length)
+            && view.crc == row.crc;
+        if !same {
+            return false;
+        }
+        let length = row.length as usize;
+        for (at, crc) in view.chunks().enumerate() {
+            let from = at * CHUNK_LEN;
+            let len = CHUNK_LEN.min(length - from);
+            let chunk = span.part(header_len + from, len).expect("chunks lie in their payload");
+            if protocol::base::crc_of(&chunk) != crc {
+                return false;
+            }
+            self.chunks.push(crc);
+        }
+        self.inline = view.inline.map(<[u8]>::to_vec).unwrap_or_default();
+        true
+    }
+}
+
+fn records_of(table: &Table) -> impl Iterator<Item = SlotRecord<'_>> {
+    table.iter().map(|(row, key)| SlotRecord { key, generation: row.generation, page: row.page })
+}

@@ -19,6 +19,7 @@ mod handler;
 mod listen;
 mod loading;
 mod node;
+mod recover_only;
 mod run;
 mod sampler;
 mod session;
@@ -28,4 +29,5 @@ mod upkeep;
 mod worker;
 
 pub use node::Node;
+pub use recover_only::recover_only;
 pub use run::run;

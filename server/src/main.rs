@@ -24,6 +24,16 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     start_log(&config);
+    if cli.recover_only {
+        return match server::recover_only(config) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match server::run(config, Config::file(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -98,7 +98,9 @@ impl Server {
     /// What it logged, if it ends or does not say so in time.
     pub fn try_start(dir: Arc<TempDir>, args: &[&str], mark: Mark) -> Result<Self, String> {
         let socket = dir.path().join("s.sock");
-        let data = dir.path().join("data");
+        // Nothing is kept where nobody asked for flash.
+        let has_flash = args.contains(&"--nvme");
+        let data = if has_flash { dir.path().join("data") } else { PathBuf::from("none") };
         let mut command = Command::new(binary());
         for (flag, value) in [
             ("--listen", "127.0.0.1:0"),
@@ -174,6 +176,11 @@ impl Server {
         drop(self);
         let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
         Self::try_start(dir, &args, Mark::Ready).unwrap_or_else(|log| panic!("the server does not serve again:\n{log}"))
+    }
+
+    /// The flags it was started with.
+    pub fn args(&self) -> &[String] {
+        &self.args
     }
 
     /// Its directory, to start another server in.

@@ -221,7 +221,17 @@ fn a_second_server_says_what_is_in_its_way() {
     std::fs::write(&file, "somebody's").expect("written");
     let start = |listen: &str, socket: &std::path::Path, bulk: &str| {
         let output = Command::new(tests::server::binary())
-            .args(["--dram", "64 MiB", "--listen", listen, "--bulk-listen", bulk, "--unix-socket"])
+            .args([
+                "--dram",
+                "64 MiB",
+                "--data-dir",
+                "none",
+                "--listen",
+                listen,
+                "--bulk-listen",
+                bulk,
+                "--unix-socket",
+            ])
             .arg(socket)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
@@ -252,7 +262,7 @@ fn a_socket_left_by_a_killed_server_is_taken_over() {
     drop(std::os::unix::net::UnixListener::bind(&socket).expect("bound"));
     assert!(socket.exists(), "a socket file without a process");
     let mut child = Command::new(tests::server::binary())
-        .args(["--dram", "64 MiB", "--listen", "127.0.0.1:0", "--unix-socket"])
+        .args(["--dram", "64 MiB", "--data-dir", "none", "--listen", "127.0.0.1:0", "--unix-socket"])
         .arg(&socket)
         .stdin(Stdio::null())
         .stderr(Stdio::null())

@@ -3,6 +3,7 @@
 //! Rare facts (pins, soft pins, graces) live in side tables of the shard and are flagged here.
 
 use crate::dram::arena::Arena;
+use crate::index::Chained;
 use crate::lru::List;
 use crate::place::Place;
 use protocol::base::{Crc, Generation, Instant};
@@ -13,21 +14,31 @@ pub(crate) const NIL: u32 = u32::MAX;
 /// Bits of [`Entry::flags`].
 pub(crate) mod flag {
     /// Unlinked from the index; goes when its last user does.
-    pub(crate) const DOOMED: u8 = 1;
+    pub(crate) const DOOMED: u16 = 1;
     /// Expires, and is in the queue for it.
-    pub(crate) const EXPIRES: u8 = 2;
+    pub(crate) const EXPIRES: u16 = 2;
     /// Has pins in the side table; in no LRU list.
-    pub(crate) const PINNED: u8 = 4;
+    pub(crate) const PINNED: u16 = 4;
     /// Has a soft pin in the side table.
-    pub(crate) const SOFT: u8 = 8;
+    pub(crate) const SOFT: u16 = 8;
     /// Has a grace in the side table.
-    pub(crate) const GRACE: u8 = 16;
+    pub(crate) const GRACE: u16 = 16;
     /// Is in one of the LRU lists.
-    pub(crate) const LISTED: u8 = 32;
+    pub(crate) const LISTED: u16 = 32;
     /// The slot is taken by a live or doomed object.
-    pub(crate) const IN_USE: u8 = 64;
+    pub(crate) const IN_USE: u16 = 64;
     /// Had its grace since it was last read or written, and gets no other.
-    pub(crate) const GRACE_SPENT: u8 = 128;
+    pub(crate) const GRACE_SPENT: u16 = 128;
+    /// The last block of its chain: it has a parent, and no other object named it as its own.
+    pub(crate) const LEAF: u16 = 256;
+    /// On flash too, under this generation.
+    pub(crate) const CLEAN: u16 = 512;
+    /// Being written to flash.
+    pub(crate) const SPILLING: u16 = 1024;
+    /// Read in DRAM since it is clean.
+    pub(crate) const HOT: u16 = 2048;
+    /// Will not be written to flash: evicted as if it were clean.
+    pub(crate) const DECLINED: u16 = 4096;
 }
 
 /// One object, live or doomed.
@@ -52,13 +63,11 @@ pub(crate) struct Entry {
     /// Leases and reads in flight.
     pub(crate) users: u16,
     pub(crate) key_len: u16,
-    pub(crate) flags: u8,
+    pub(crate) flags: u16,
     /// The list it is in, if listed.
     pub(crate) list: u8,
     /// Hits up to 255, for `OBJECT FREQ`.
     pub(crate) hits: u8,
-    /// Whether it is the last block of its chain: it has a parent, and no other object named it as its own.
-    pub(crate) leaf: bool,
 }
 
 const _: () = assert!(size_of::<Entry>() == 64, "the index' memory is a promise");
@@ -89,7 +98,6 @@ impl Entry {
             flags: flag::IN_USE,
             list: 0,
             hits: 0,
-            leaf: false,
         }
     }
 
@@ -97,17 +105,32 @@ impl Entry {
         Place::unpack(self.place)
     }
 
-    /// The list of an object that nothing spares.
+    /// The list it belongs to, if any.
     pub(crate) fn class(&self) -> List {
-        match (self.hits, self.leaf) {
+        let class = match (self.hits, self.has(flag::LEAF)) {
+            _ if self.has(flag::SOFT) => List::Soft,
             (0, true) => List::Leaf,
             (0, false) => List::Fresh,
             _ => List::Hit,
-        }
+        };
+        if self.has(flag::CLEAN | flag::DECLINED) { class.clean() } else { class }
     }
 
-    pub(crate) fn has(&self, flag: u8) -> bool {
+    /// Whether it has any of these flags.
+    pub(crate) fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
+    }
+}
+
+impl Chained for Entries {
+    fn hash(&self, index: u32) -> u32 {
+        self[index].hash
+    }
+    fn next(&self, index: u32) -> u32 {
+        self[index].next
+    }
+    fn set_next(&mut self, index: u32, next: u32) {
+        self[index].next = next;
     }
 }
 

@@ -1,11 +1,12 @@
 //! Eviction order: least recently used first, and of one chain the deepest first.
 //!
 //! Role: intrusive lists over a shard's entries, ordered by [`Stamp`]. Objects that were read, that something continues, and
-//! that neither happened to are in lists of their own, and age at different speeds ([`List::urgency`]).
+//! that neither happened to are in lists of their own, and age at different speeds ([`List::urgency`]). Those that cost
+//! nothing to drop, because they are on flash too or will never be, have the same lists once more.
 //!
 //! Invariants:
-//! - A list is sorted by stamp, newest at the head, except where a bounded walk gave up: then an entry lies a little
-//!   nearer to the head than its stamp says, so it lives a little longer.
+//! - A list is sorted by stamp, newest at the head, except where a walk from either end gave up: then an entry lies a
+//!   little nearer to the head than its stamp says, so it lives a little longer.
 //! - Every operation costs at most [`WALK_MAX`] steps, whatever the population.
 //!
 //! The stamp is the moment of the touch and, below it, the depth in the chain, reversed: blocks touched by one request
@@ -57,21 +58,41 @@ pub(crate) enum List {
     Soft = 3,
     /// Passed over because of a grace; back in its list when that ends.
     Parked = 4,
+    /// As [`List::Leaf`], free to drop.
+    CleanLeaf = 5,
+    /// As [`List::Fresh`], free to drop.
+    CleanFresh = 6,
+    /// As [`List::Hit`], free to drop.
+    CleanHit = 7,
+    /// As [`List::Soft`], free to drop.
+    CleanSoft = 8,
 }
 
 impl List {
     /// How many there are.
-    pub(crate) const COUNT: usize = 5;
+    pub(crate) const COUNT: usize = 9;
     /// All of them.
-    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Leaf, Self::Fresh, Self::Hit, Self::Soft, Self::Parked];
-    /// Those that victims come from, plain ones and soft-pinned ones.
-    pub(crate) const PLAIN: &'static [Self] = &[Self::Leaf, Self::Fresh, Self::Hit];
-    /// See [`List::PLAIN`].
-    pub(crate) const SOFT: &'static [Self] = &[Self::Soft];
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Leaf,
+        Self::Fresh,
+        Self::Hit,
+        Self::Soft,
+        Self::Parked,
+        Self::CleanLeaf,
+        Self::CleanFresh,
+        Self::CleanHit,
+        Self::CleanSoft,
+    ];
 
-    /// The lists that victims come from.
-    pub(crate) fn victims(soft: bool) -> &'static [Self] {
-        if soft { Self::SOFT } else { Self::PLAIN }
+    /// The list of the same objects, once they are free to drop.
+    pub(crate) fn clean(self) -> Self {
+        match self {
+            Self::Leaf => Self::CleanLeaf,
+            Self::Fresh => Self::CleanFresh,
+            Self::Hit => Self::CleanHit,
+            Self::Soft => Self::CleanSoft,
+            Self::Parked | Self::CleanLeaf | Self::CleanFresh | Self::CleanHit | Self::CleanSoft => self,
+        }
     }
 
     /// How much faster than others the objects of a list age, in halves. Measured on the conversation trace: block hit
@@ -79,9 +100,9 @@ impl List {
     /// has 0.0445, 0.1361, 0.2116, 0.3258 and 0.3546.
     fn weight(self) -> u64 {
         match self {
-            Self::Leaf => 8,
-            Self::Fresh => 2,
-            Self::Hit | Self::Soft | Self::Parked => 1,
+            Self::Leaf | Self::CleanLeaf => 8,
+            Self::Fresh | Self::CleanFresh => 2,
+            Self::Hit | Self::Soft | Self::Parked | Self::CleanHit | Self::CleanSoft => 1,
         }
     }
 
@@ -90,6 +111,48 @@ impl List {
     pub(crate) fn urgency(self, stamp: u64, now: Instant) -> (u64, Reverse<u64>) {
         let idle = now.micros_floor().saturating_sub(stamp >> DEPTH_BITS);
         (idle.saturating_mul(self.weight()), Reverse(stamp))
+    }
+}
+
+/// Which objects may be evicted: each may take what those before it may, and more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Prey {
+    /// Those that are free to drop.
+    Clean,
+    /// Soft-pinned ones of them too: they leave DRAM, not the node.
+    CleanSoft,
+    /// All but the soft-pinned.
+    Plain,
+    /// All.
+    Soft,
+}
+
+impl Prey {
+    /// Where there is no flash.
+    pub(crate) const WITHOUT_FLASH: &'static [Self] = &[Self::Plain, Self::Soft];
+    /// While it is worth to wait until more is on flash.
+    pub(crate) const PATIENT: &'static [Self] = &[Self::Clean, Self::CleanSoft];
+    /// When it is not.
+    pub(crate) const HASTY: &'static [Self] = &[Self::Clean, Self::CleanSoft, Self::Plain, Self::Soft];
+
+    /// The lists in which the oldest of these are: what may be taken before has gone already.
+    pub(crate) fn lists(self) -> &'static [List] {
+        match self {
+            Self::Clean => &[List::CleanLeaf, List::CleanFresh, List::CleanHit],
+            Self::CleanSoft => &[List::CleanSoft],
+            Self::Plain => &[List::Leaf, List::Fresh, List::Hit],
+            Self::Soft => &[List::Soft],
+        }
+    }
+
+    /// Whether objects of a list are among these.
+    pub(crate) fn takes(self, list: List) -> bool {
+        match list {
+            List::CleanLeaf | List::CleanFresh | List::CleanHit => true,
+            List::CleanSoft => self >= Self::CleanSoft,
+            List::Leaf | List::Fresh | List::Hit | List::Parked => self >= Self::Plain,
+            List::Soft => self >= Self::Soft,
+        }
     }
 }
 
@@ -130,10 +193,19 @@ impl Lists {
         }
         for _ in 0..WALK_MAX {
             if older == NIL || entries[older].stamp <= stamp {
-                break;
+                return self.link(entries, index, which, newer, older);
             }
             newer = older;
             older = entries[older].older;
+        }
+        // As after a spill: then it was among the oldest.
+        let (mut above, mut below) = (tail, NIL);
+        for _ in 0..WALK_MAX {
+            if above == NIL || entries[above].stamp > stamp {
+                return self.link(entries, index, which, above, below);
+            }
+            below = above;
+            above = entries[above].newer;
         }
         self.link(entries, index, which, newer, older);
     }
@@ -143,7 +215,7 @@ impl Lists {
             let entry = &mut entries[index];
             entry.newer = newer;
             entry.older = older;
-            entry.list = u8::try_from(which).expect("five lists");
+            entry.list = u8::try_from(which).expect("nine lists");
             entry.flags |= flag::LISTED;
         }
         if newer == NIL {

@@ -3,13 +3,15 @@
 //! Role: everything that happens to an object is a method here or in a submodule. No I/O, no clock: `now` is a parameter.
 //!
 //! Invariants:
-//! - An entry is in the table exactly while it is live. Doomed entries keep their slot until `users` is zero.
+//! - An entry is in the table exactly while it is live. Doomed entries keep their slot until `users` is zero. Objects on
+//!   flash have entries of their own, in [`flash`].
 //! - An entry is in an LRU list exactly while it is live, has no users and no pins.
 //! - A slot is freed once, when its entry goes; nothing else frees slots of published objects.
 //! - Side tables hold an item for an entry exactly while the entry's flag says so.
 
 pub(crate) mod evict;
 pub(crate) mod expiry;
+pub(crate) mod flash;
 pub(crate) mod gauges;
 pub(crate) mod grant;
 pub(crate) mod lease;
@@ -22,6 +24,7 @@ use crate::entry::{Entries, Entry, flag};
 use crate::index::Table;
 use crate::lru::{List, Lists, Stamp};
 use crate::place::{PAGE, Place, Position, SLOT_EDGE, extent_pages};
+pub(crate) use flash::At;
 use protocol::base::{Crc, Generation, Instant};
 use rand::rngs::StdRng;
 use std::collections::HashMap;
@@ -51,9 +54,9 @@ pub struct Counters {
     pub misses: u64,
     /// Objects whose TTL ended.
     pub expired: u64,
-    /// Objects evicted.
+    /// Objects evicted from DRAM that were nowhere else.
     pub evicted: u64,
-    /// Bytes of slots freed by eviction.
+    /// Bytes of slots in DRAM freed by eviction.
     pub evicted_bytes: u64,
     /// Leases that ran out unreleased.
     pub leases_expired: u64,
@@ -63,6 +66,44 @@ pub struct Counters {
     pub crc_refused: u64,
     /// Reads that found other bytes than were published, and removed the object.
     pub scribbled: u64,
+    /// Of the hits, those of objects on flash alone.
+    pub flash_hits: u64,
+    /// Objects written to flash.
+    pub spilled: u64,
+    /// Bytes of their payloads.
+    pub spilled_bytes: u64,
+    /// Objects that came back to DRAM.
+    pub promoted: u64,
+    /// Copies in DRAM evicted of objects on flash.
+    pub demoted: u64,
+    /// Of the evicted, those that should have been written to flash first.
+    pub dropped_dirty: u64,
+    /// Objects whose last copy went with their record.
+    pub dropped_flash: u64,
+    /// Records kept when their slot was reclaimed.
+    pub reinserted: u64,
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.expired += other.expired;
+        self.evicted += other.evicted;
+        self.evicted_bytes += other.evicted_bytes;
+        self.leases_expired += other.leases_expired;
+        self.grants_expired += other.grants_expired;
+        self.crc_refused += other.crc_refused;
+        self.scribbled += other.scribbled;
+        self.flash_hits += other.flash_hits;
+        self.spilled += other.spilled;
+        self.spilled_bytes += other.spilled_bytes;
+        self.promoted += other.promoted;
+        self.demoted += other.demoted;
+        self.dropped_dirty += other.dropped_dirty;
+        self.dropped_flash += other.dropped_flash;
+        self.reinserted += other.reinserted;
+    }
 }
 
 /// Everything a publication says of the object.
@@ -84,6 +125,7 @@ pub(crate) struct Shard {
     pub(crate) entries: Entries,
     lists: Lists,
     pub(crate) slabs: Slabs,
+    pub(crate) flash: flash::FlashIndex,
     expiry: expiry::Expiry,
     pins: pin::Pins,
     pub(crate) leases: lease::Leases,
@@ -94,16 +136,17 @@ pub(crate) struct Shard {
     live_bytes: u64,
     doomed_bytes: u64,
     pub(crate) counters: Counters,
-    published_slab_free: u64,
+    published: [u64; 3],
 }
 
 impl Shard {
     pub(crate) fn new(first: Generation, step: u64, hasher: &ahash::RandomState, rng: StdRng) -> Self {
         Self {
-            table: Table::new(),
+            table: Table::new(1),
             entries: Entries::new(),
             lists: Lists::new(),
             slabs: Slabs::new(),
+            flash: flash::FlashIndex::new(hasher),
             expiry: expiry::Expiry::new(),
             pins: pin::Pins::new(hasher),
             leases: lease::Leases::new(hasher),
@@ -114,7 +157,7 @@ impl Shard {
             live_bytes: 0,
             doomed_bytes: 0,
             counters: Counters::default(),
-            published_slab_free: 0,
+            published: [0; 3],
         }
     }
 
@@ -125,7 +168,16 @@ impl Shard {
         generation
     }
 
-    /// The live entry of a key. An expired one goes now.
+    /// All generations from now on are greater than `floor`; records of those below are dead.
+    pub(crate) fn raise_generations(&mut self, floor: Generation) {
+        if self.next_generation < floor {
+            let steps = (floor.0 - self.next_generation.0).div_ceil(self.generation_step);
+            self.next_generation.0 += steps * self.generation_step;
+        }
+        self.flash.raise_floor(floor);
+    }
+
+    /// The live entry of a key in DRAM. An expired one goes now.
     pub(crate) fn find(&mut self, now: Instant, key: HashedKey<'_>, space: &Space) -> Option<u32> {
         let index = self.find_any(key, space)?;
         if self.expiry(index).is_some_and(|at| at <= now) {
@@ -214,7 +266,7 @@ impl Shard {
         let key_len = u16::try_from(key.key.len()).expect("keys are at most 16 KiB");
         let mut entry =
             Entry::new(fresh.generation, fresh.stamp.0, fresh.place, key.short(), fresh.length, fresh.crc, key_len);
-        entry.leaf = fresh.leaf;
+        entry.flags |= if fresh.leaf { flag::LEAF } else { 0 };
         let index = self.entries.insert(entry);
         self.write_frame(index, key, space);
         self.table.insert(&mut self.entries, index);
@@ -250,16 +302,27 @@ impl Shard {
         }
     }
 
-    /// Ends the life of a live entry: no reader finds it any more. Its slot is free now, or with its last user.
+    /// Ends the life of a live object: no reader finds it any more. Its slot is free now, or with its last user; its record
+    /// on flash, if any, is buried.
     pub(crate) fn unlink(&mut self, index: u32, space: &Space) {
-        let entry = self.entries[index];
-        assert!(!entry.has(flag::DOOMED), "entry {index} is unlinked once");
+        if self.entries[index].has(flag::CLEAN) {
+            let record = self.twin_on_flash(index);
+            self.forget_record(record, flash::Fate::Dead, space);
+        }
+        self.remove_copy(index, space);
+    }
+
+    /// Takes an object out of DRAM.
+    fn remove_copy(&mut self, index: u32, space: &Space) {
+        assert!(!self.entries[index].has(flag::DOOMED), "entry {index} is unlinked once");
         self.table.remove(&mut self.entries, index);
         self.lists.remove(&mut self.entries, index);
         let charge = self.charge_of(index);
         self.expiry.forget(index, &mut self.entries[index]);
-        self.pins.forget(index, &mut self.entries[index], charge, space);
+        self.forget_pins(index, true, space);
+        self.forget_summed(index);
         self.live_bytes -= charge;
+        let entry = self.entries[index];
         if entry.users == 0 {
             self.free_place(entry.place(), u64::from(entry.length), usize::from(entry.key_len), space);
             self.entries.remove(index);
@@ -307,16 +370,14 @@ impl Shard {
         if entry.users > 0 || entry.has(flag::PINNED) || entry.has(flag::DOOMED) {
             return;
         }
-        let list = if entry.has(flag::SOFT) { List::Soft } else { entry.class() };
+        let list = entry.class();
         self.lists.insert(&mut self.entries, index, list);
     }
 
     /// Counts a read or write: newest in its order, and no longer merely probed.
     pub(crate) fn touch(&mut self, index: u32, stamp: Stamp, space: &Space) {
-        if self.entries[index].has(flag::GRACE) {
-            let charge = self.charge_of(index);
-            self.pins.end_grace(index, &mut self.entries[index], charge, space);
-        }
+        self.end_grace(index, space);
+        self.heat(index);
         let entry = &mut self.entries[index];
         entry.flags &= !flag::GRACE_SPENT;
         entry.hits = entry.hits.saturating_add(1);
@@ -327,7 +388,9 @@ impl Shard {
     pub(crate) fn continue_with(&mut self, index: u32) -> Stamp {
         let entry = &mut self.entries[index];
         let stamp = Stamp(entry.stamp);
-        if std::mem::replace(&mut entry.leaf, false) && entry.has(flag::LISTED) && entry.list == List::Leaf as u8 {
+        let (leaf, parked) = (entry.has(flag::LEAF), entry.list == List::Parked as u8);
+        entry.flags &= !flag::LEAF;
+        if leaf && entry.has(flag::LISTED) && !parked {
             self.relist(index);
         }
         stamp
@@ -350,9 +413,9 @@ impl Shard {
         Stamp::new(now, depth.unwrap_or_else(|| Stamp(self.entries[index].stamp).depth()))
     }
 
-    /// Live objects.
+    /// Live objects, in either tier.
     pub(crate) fn live(&self) -> usize {
-        self.table.len()
+        self.table.len() + self.flash.len() - self.flash.both()
     }
 
     /// Bytes of slots of live and of doomed objects.
@@ -369,6 +432,7 @@ impl Shard {
             + self.leases.bytes()
             + self.grants.bytes()
             + self.slabs.bytes()
+            + self.flash.index_bytes()
     }
 
     /// Checks every invariant of the module's text. For tests and simulations: it looks at every entry.
@@ -405,9 +469,12 @@ impl Shard {
             if entry.has(flag::LISTED) {
                 listed[usize::from(entry.list)] += 1;
                 assert!(entry.list != List::Parked as u8 || entry.has(flag::GRACE), "parked entry {index} is graced");
+                let parked = entry.list == List::Parked as u8;
+                assert!(parked || entry.list == entry.class() as u8, "entry {index} is listed as what it is");
             }
-            expiring += usize::from(entry.has(flag::EXPIRES));
-            self.pins.audit_entry(index, entry);
+            // What is on flash too is queued there.
+            expiring += usize::from(entry.has(flag::EXPIRES) && !entry.has(flag::CLEAN));
+            self.audit_pins_of(index);
         }
         assert_eq!(live, self.table.len(), "live entries are the table");
         assert_eq!((live_bytes, doomed_bytes), (self.live_bytes, self.doomed_bytes), "bytes by state add up");
@@ -415,8 +482,9 @@ impl Shard {
             let members: Vec<u32> = self.lists.iter(&self.entries, list).collect();
             assert_eq!(members.len(), listed[which], "list {list:?} is as long as its members say");
         }
-        self.expiry.audit(expiring);
-        self.pins.audit(&self.entries, |index| self.charge_of(index));
+        self.expiry.audit(expiring + self.flash.expiring());
+        self.audit_pins();
+        self.audit_flash();
         self.slabs.audit();
         assert_eq!(small + self.grants.small_bytes, self.slabs.used(), "small slots are objects or reservations");
         self.leases.audit(&self.entries);

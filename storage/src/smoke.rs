@@ -34,6 +34,7 @@ fn bytes(found: Option<Found>) -> Option<Vec<u8>> {
             assert_eq!(copy_from(guard.span(), &mut bytes), guard.crc());
             bytes
         }
+        Found::Flash(read) => panic!("nothing is on flash: {read:?}"),
     })
 }
 

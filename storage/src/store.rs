@@ -14,14 +14,14 @@ pub(crate) mod write;
 use crate::config::StoreConfig;
 use crate::dram::space::Space;
 use crate::error::StoreError;
-use crate::lru::{List, Stamp};
+use crate::lru::{List, Prey, Stamp};
 use crate::shard::gauges::Gauges;
-use crate::shard::{HashedKey, Shard};
+use crate::shard::{At, HashedKey, Shard};
 use crate::sync::Mutex;
 use protocol::base::{Generation, Instant, KEY_LEN_MAX, StableMemory};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Objects of one node, in DRAM. Cheap to clone; all clones are one store.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     /// What each shard shows without its lock.
     pub(crate) gauges: Box<[Gauges]>,
     hasher: ahash::RandomState,
+    /// Once objects may lie on flash.
+    pub(crate) flash: OnceLock<Arc<flash::Shared>>,
 }
 
 impl Store {
@@ -66,6 +68,7 @@ impl Store {
             shards,
             gauges: (0..config.shards).map(|_| Gauges::new()).collect(),
             hasher,
+            flash: OnceLock::new(),
             config,
         }))
     }
@@ -91,25 +94,35 @@ impl Inner {
         usize::try_from(id & 0xff).ok().filter(|&shard| shard < self.shards.len())
     }
 
-    /// Works on one shard under its lock, then tells the others how old its oldest entries are.
+    /// Works on one shard under its lock, then tells the others how old its oldest entries are; and without the lock, the
+    /// graveyard what is dead.
     pub(crate) fn with<R>(&self, shard: usize, work: impl FnOnce(&mut Shard, &Space) -> R) -> R {
         let mut locked = self.shards[shard].lock();
         let result = work(&mut locked, &self.space);
         locked.publish_gauges(&self.gauges[shard]);
+        let news = locked.flash.take_news();
+        drop(locked);
+        if let (Some(news), Some(shared)) = (news, self.flash.get()) {
+            news.tell(&*shared.graveyard);
+        }
         result
     }
 
     /// Order of eviction of a live object, for its continuation, which is noted.
     pub(crate) fn stamp_of(&self, now: Instant, key: HashedKey<'_>) -> Option<Stamp> {
         self.with(self.shard_of(key.hash), |shard, space| {
-            shard.find(now, key, space).map(|index| shard.continue_with(index))
+            shard.locate(now, key, space).map(|at| match at {
+                At::Dram(index) => shard.continue_with(index),
+                // Its own is not known any more.
+                At::Flash(_) => Stamp::new(now, 0),
+            })
         })
     }
 
     /// Where the next victim is: the shard and list whose oldest entry should go before those of all others.
-    pub(crate) fn oldest(&self, now: Instant, soft: bool) -> Option<(usize, List)> {
+    pub(crate) fn oldest(&self, now: Instant, prey: Prey) -> Option<(usize, List)> {
         let tails = self.gauges.iter().enumerate().flat_map(|(shard, gauges)| {
-            List::victims(soft).iter().map(move |&list| (shard, list, gauges.oldest(list)))
+            prey.lists().iter().map(move |&list| (shard, list, gauges.oldest(list)))
         });
         tails
             .filter(|&(_, _, stamp)| stamp != u64::MAX)

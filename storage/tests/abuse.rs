@@ -419,17 +419,17 @@ fn a_header_of_an_earlier_life_is_gone_when_the_slot_is_reserved() {
     let memory: Arc<dyn StableMemory> = Arc::new(PlainMemory::new(4 << 20).expect("memory"));
     let store = Store::new(config(), vec![Arc::clone(&memory)]);
     set(&store, NOW, b"first", 100_000).expect("room");
-    let place = store.stat(NOW, b"first").expect("live");
+    let (_, offset) = store.stat(NOW, b"first").expect("live").dram.expect("in DRAM");
     let header = |at: u64| {
         let mut bytes = [0; 64];
         let span = RawSpan::new(Arc::clone(&memory), usize::try_from(at).expect("64-bit") - 64, 64).expect("inside");
         protocol::base::copy_from(&span, &mut bytes);
         bytes
     };
-    assert_eq!(&header(place.offset)[..8], b"MKVSLOT1");
+    assert_eq!(&header(offset)[..8], b"MKVSLOT1");
     assert!(store.remove(NOW, b"first"));
     let granted = store.grant(NOW, b"second", 100_000, &Account::new(), terms(Terms::default())).expect("room");
-    assert_eq!(granted.offset, place.offset, "the same slot");
+    assert_eq!(granted.offset, offset, "the same slot");
     assert_eq!(header(granted.offset), [0; 64]);
 }
 

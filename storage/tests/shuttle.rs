@@ -78,6 +78,7 @@ fn get(store: &Store, key: &[u8]) -> Option<Vec<u8>> {
             assert_eq!(Crc::of(&bytes), guard.crc(), "a guarded object does not change");
             Some(bytes)
         }
+        Found::Flash(read) => panic!("nothing is on flash: {read:?}"),
     }
 }
 

@@ -69,6 +69,7 @@ fn act(store: &Store, clock: &AtomicU64, random: &mut StdRng, account: &Arc<Acco
         4..8 => match store.read(now, &[key], None, |bytes| check(key, bytes)).expect("few readers") {
             Some(Found::Large(guard)) => check(key, guard.bytes()),
             Some(Found::Small(())) | None => {}
+            Some(Found::Flash(read)) => panic!("nothing is on flash: {read:?}"),
         },
         8 => {
             let leased = store.lease(now, &[key], now + Millis(20), session, None).expect("few readers");

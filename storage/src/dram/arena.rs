@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "items in mapped memory")]
 
 use crate::entry::Entry;
+use crate::shard::flash::entry::FlashEntry;
 use memmap2::{MmapOptions, MmapRaw};
 use std::marker::PhantomData;
 
@@ -25,8 +26,10 @@ pub(crate) unsafe trait Zeroed {}
 
 // SAFETY: zero is a number.
 unsafe impl Zeroed for u32 {}
-// SAFETY: all fields are integers, wrappers of integers, or a `bool`, for which zero is `false`; none needs a drop.
+// SAFETY: all fields are integers or wrappers of integers; none needs a drop.
 unsafe impl Zeroed for Entry {}
+// SAFETY: all fields are integers, or arrays or wrappers of integers; none needs a drop.
+unsafe impl Zeroed for FlashEntry {}
 
 /// Items by number. Taken in order, given back together at the end.
 pub(crate) struct Arena<T> {

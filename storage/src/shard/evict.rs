@@ -8,7 +8,7 @@ use super::Shard;
 use crate::dram::extent::Owner;
 use crate::dram::space::Space;
 use crate::entry::{NIL, flag};
-use crate::lru::{List, Stamp};
+use crate::lru::{List, Prey, Stamp};
 use crate::place::{Place, Position};
 use protocol::base::Instant;
 
@@ -36,7 +36,7 @@ impl Shard {
             if index == NIL {
                 return Oldest::None;
             }
-            if !(self.entries[index].has(flag::GRACE) && self.pins.graced(index, now)) {
+            if !self.is_graced(index, now) {
                 if parked > 0 {
                     return Oldest::Parked;
                 }
@@ -53,13 +53,30 @@ impl Shard {
         }
     }
 
-    /// Evicts the plain object of this shard that should go first.
-    pub(crate) fn evict_own(&mut self, now: Instant, space: &Space) -> Oldest {
+    /// A grace keeps an object in its last tier; it may leave another.
+    fn is_graced(&self, index: u32, now: Instant) -> bool {
+        let entry = &self.entries[index];
+        entry.has(flag::GRACE) && !entry.has(flag::CLEAN) && self.pins.graced(index, now)
+    }
+
+    /// Evicts the object of this shard that should go first of the first of `prey` that there is. Soft-pinned ones stay:
+    /// other shards may have plain ones.
+    pub(crate) fn evict_own(&mut self, now: Instant, prey: &[Prey], space: &Space) -> Oldest {
+        for prey in prey.iter().filter(|&&prey| prey != Prey::Soft && prey != Prey::CleanSoft) {
+            match self.evict_own_of(now, *prey, space) {
+                Oldest::None => {}
+                found => return found,
+            }
+        }
+        Oldest::None
+    }
+
+    fn evict_own_of(&mut self, now: Instant, prey: Prey, space: &Space) -> Oldest {
         let tail = |&list: &List| match self.lists.oldest(list) {
             NIL => None,
             oldest => Some((list.urgency(self.entries[oldest].stamp, now), list)),
         };
-        match List::PLAIN.iter().filter_map(tail).max_by_key(|&(urgency, _)| urgency) {
+        match prey.lists().iter().filter_map(tail).max_by_key(|&(urgency, _)| urgency) {
             Some((_, list)) => self.evict_oldest(now, list, space),
             None => Oldest::None,
         }
@@ -67,9 +84,15 @@ impl Shard {
 
     fn evict(&mut self, index: u32, space: &Space) -> u64 {
         let charge = self.charge_of(index);
-        self.counters.evicted += 1;
         self.counters.evicted_bytes += charge;
-        self.unlink(index, space);
+        let entry = &self.entries[index];
+        if entry.has(flag::CLEAN) {
+            self.drop_copy(index, space);
+        } else {
+            self.counters.evicted += 1;
+            self.counters.dropped_dirty += u64::from(self.flash.is_enabled() && !entry.has(flag::DECLINED));
+            self.unlink(index, space);
+        }
         charge
     }
 
@@ -100,20 +123,18 @@ impl Shard {
         Some((base, Stamp(entry.stamp).at()))
     }
 
-    fn evictable(&self, index: u32, now: Instant, soft: bool) -> bool {
+    fn evictable(&self, index: u32, now: Instant, prey: Prey) -> bool {
         let entry = &self.entries[index];
-        entry.has(flag::LISTED)
-            && (soft || !entry.has(flag::SOFT))
-            && !(entry.has(flag::GRACE) && self.pins.graced(index, now))
+        entry.has(flag::LISTED) && prey.takes(entry.class()) && !self.is_graced(index, now)
     }
 
-    /// The objects of a run, if each of them can be evicted; soft-pinned ones only if `soft`.
+    /// The objects of a run, if each of them can be evicted.
     pub(crate) fn victims_of_run(
         &self,
         now: Instant,
         base: Position,
         owner: Owner,
-        soft: bool,
+        prey: Prey,
         space: &Space,
     ) -> Option<Vec<u32>> {
         let victims = match owner {
@@ -131,7 +152,7 @@ impl Shard {
                 slots.into_iter().map(entry_of).collect::<Option<Vec<u32>>>()?
             }
         };
-        victims.iter().all(|&index| self.evictable(index, now, soft)).then_some(victims)
+        victims.iter().all(|&index| self.evictable(index, now, prey)).then_some(victims)
     }
 
     /// Evicts all objects of a run, if each can be. Returns the bytes of their slots.
@@ -140,10 +161,10 @@ impl Shard {
         now: Instant,
         base: Position,
         owner: Owner,
-        soft: bool,
+        prey: Prey,
         space: &Space,
     ) -> Option<u64> {
-        let victims = self.victims_of_run(now, base, owner, soft, space)?;
+        let victims = self.victims_of_run(now, base, owner, prey, space)?;
         let freed = victims.into_iter().map(|index| self.evict(index, space)).sum();
         if matches!(owner, Owner::Slab { .. }) {
             // The page may be kept as its class's spare one.

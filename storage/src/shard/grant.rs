@@ -10,7 +10,7 @@
 //! - A slot is not freed while a write into it is in flight, nor while a remote key to it may be valid (quarantine).
 //! - The result of a commit can be asked again for a while, by whoever knows the grant: a lost reply loses nothing.
 
-use super::{Fresh, HashedKey, Shard, Side};
+use super::{At, Fresh, HashedKey, Shard, Side};
 use crate::deadline::Deadlines;
 use crate::dram::space::Space;
 use crate::entry::flag;
@@ -438,9 +438,22 @@ impl Shard {
         self.free_place(slot.place, slot.length, slot.key.len(), space);
     }
 
-    fn forget_small(&mut self, slot: &Slot) {
+    pub(super) fn forget_small(&mut self, slot: &Slot) {
         if matches!(slot.place, Place::Small { .. }) {
             self.grants.small_bytes -= slot.charge;
+        }
+    }
+
+    /// Whoever finds an object where it would have written touches it, as a reader would.
+    pub(crate) fn touch_as_found(&mut self, now: Instant, at: At, parent: Option<Stamp>, space: &Space) {
+        match at {
+            At::Dram(index) => {
+                let stamp = parent.map_or_else(|| self.stamp_at(index, now, None), Stamp::child);
+                self.touch(index, stamp, space);
+            }
+            At::Flash(index) => {
+                self.touch_flash(index, space);
+            }
         }
     }
 
@@ -456,12 +469,11 @@ impl Shard {
     ) -> Result<u32, StoreError> {
         space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
         let key = HashedKey { key: &slot.key, hash: slot.hash };
-        let found = self.find(now, key, space);
+        let found = self.locate(now, key, space);
         let refusal = match (found, terms.condition) {
-            (Some(index), Condition::IfAbsent) => {
-                let stamp = parent.map_or_else(|| self.stamp_at(index, now, None), Stamp::child);
-                self.touch(index, stamp, space);
-                Some(StoreError::Exists { generation: self.entries[index].generation })
+            (Some(at), Condition::IfAbsent) => {
+                self.touch_as_found(now, at, parent, space);
+                Some(StoreError::Exists { generation: self.generation_at(at) })
             }
             (None, Condition::IfPresent) => Some(StoreError::Condition),
             _ if terms.pin => self.take_pin(found, slot.charge, space).err(),
@@ -472,11 +484,11 @@ impl Shard {
             return Err(refusal);
         }
         let mut expires = terms.expires;
-        if let Some(index) = found {
+        if let Some(at) = found {
             if terms.keep_ttl {
-                expires = self.expiry(index);
+                expires = self.expiry_at(at);
             }
-            self.unlink(index, space);
+            self.unlink_at(at, space);
         }
         let stamp = parent.map_or_else(|| Stamp::new(now, 0), Stamp::child);
         let fresh = Fresh {
@@ -497,7 +509,7 @@ impl Shard {
             self.soft_pin(index, until);
         }
         if terms.pin {
-            self.pin_taken(index);
+            self.pin_taken(index, space);
         }
         debug_assert!(self.entries[index].has(flag::IN_USE), "published");
         Ok(index)

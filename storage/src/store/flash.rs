@@ -19,9 +19,13 @@ pub use promote::Promotion;
 pub use reclaim::{Current, RecoveredRecord, Reinsertion, SlotRecord};
 pub use spill::{Spill, SpillOf};
 
-use super::Store;
-use crate::sync::{AtomicU32, Ordering};
-use protocol::base::{ByteLen, Crc, Generation, Instant};
+use super::{Inner, Store};
+use crate::dram::quota::Quota;
+use crate::dram::space::Space;
+use crate::lru::Prey;
+use crate::shard::{At, Shard};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use protocol::base::{ByteLen, Crc, Generation, Instant, Millis};
 use std::sync::Arc;
 
 /// Where a record begins: the flash segment's slot, counted over all devices of the node, and the page within it.
@@ -107,68 +111,173 @@ impl Drop for FlashRead {
 }
 
 /// Reads in flight of each slot.
-#[derive(Debug)]
 pub(crate) struct Readers(Box<[AtomicU32]>);
+
+impl std::fmt::Debug for Readers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Readers")
+    }
+}
+
+/// How long nobody waits for a spill after one had waited in vain.
+const HASTE: Millis = Millis(1_000);
+/// Slots that a place can name.
+const SLOTS: usize = 1 << 16;
+
+/// What the shards and the store share once there is flash.
+pub(crate) struct Shared {
+    /// Bytes pinned and graced of objects on flash alone.
+    pub(crate) pinned: Quota,
+    pub(crate) graced: Quota,
+    capacity: AtomicU64,
+    object_len_max: AtomicU64,
+    /// 0 while nothing can be written.
+    spilling: AtomicU32,
+    mark_percent: AtomicU32,
+    /// Until then dirty objects are dropped.
+    hasty_until: AtomicU64,
+    readers: Arc<Readers>,
+    room: tokio::sync::Notify,
+    pub(crate) graveyard: Arc<dyn Graveyard>,
+}
+
+impl Shared {
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn object_len_max(&self) -> u64 {
+        self.object_len_max.load(Ordering::Relaxed)
+    }
+
+    /// Which objects may go now, one kind after the other.
+    pub(crate) fn prey(&self, now: Instant) -> &'static [Prey] {
+        let patient = self.spilling.load(Ordering::Relaxed) != 0 && now.0 >= self.hasty_until.load(Ordering::Relaxed);
+        if patient { Prey::PATIENT } else { Prey::HASTY }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("pinned", &self.pinned).field("graced", &self.graced).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Which objects may go now, one kind after the other.
+    pub(crate) fn prey(&self, now: Instant) -> &'static [Prey] {
+        self.flash.get().map_or(Prey::WITHOUT_FLASH, |shared| shared.prey(now))
+    }
+
+    fn flash(&self) -> &Arc<Shared> {
+        self.flash.get().expect("flash is enabled before it is used")
+    }
+}
 
 impl Store {
     /// From now on objects may lie on flash. Eviction drops clean copies first; others only after a writer has waited
-    /// ([`Store::hurry`]), or while nothing is spilled ([`Store::set_spilling`]).
+    /// ([`Store::hurry`]), or while nothing is spilled ([`Store::set_spilling`]), which is so at first.
     ///
     /// # Panics
     /// If it was called before.
     pub fn enable_flash(&self, graveyard: Arc<dyn Graveyard>) {
-        let _ = graveyard;
-        unimplemented!("the index of objects on flash")
+        let config = &self.0.config;
+        let shared = Arc::new(Shared {
+            pinned: Quota::new(config.pinned_percent_max),
+            graced: Quota::new(config.grace_percent_max),
+            capacity: AtomicU64::new(0),
+            object_len_max: AtomicU64::new(0),
+            spilling: AtomicU32::new(0),
+            mark_percent: AtomicU32::new(85),
+            hasty_until: AtomicU64::new(0),
+            readers: Arc::new(Readers((0..SLOTS).map(|_| AtomicU32::new(0)).collect())),
+            room: tokio::sync::Notify::new(),
+            graveyard,
+        });
+        for shard in 0..self.0.shard_count() {
+            self.0.with(shard, |shard, _| shard.flash.enable(Arc::clone(&shared)));
+        }
+        assert!(self.0.flash.set(shared).is_ok(), "flash is enabled once");
     }
 
     /// What the devices hold in all, which quotas of pins and graces on flash are shares of, and the longest object that a
     /// record can hold. Longer ones are evicted as if there were no flash.
     pub fn set_flash_limits(&self, capacity: ByteLen, object_len_max: ByteLen) {
-        let _ = (capacity, object_len_max);
-        unimplemented!("the index of objects on flash")
+        self.0.flash().capacity.store(capacity.get(), Ordering::Relaxed);
+        self.0.flash().object_len_max.store(object_len_max.get(), Ordering::Relaxed);
     }
 
     /// Whether anything can be written to flash now. While not, nothing waits for it: eviction is as without flash.
     pub fn set_spilling(&self, on: bool) {
-        let _ = on;
-        unimplemented!("the index of objects on flash")
+        self.0.flash().spilling.store(on.into(), Ordering::Relaxed);
+        self.0.flash().room.notify_waiters();
     }
 
     /// Fill of DRAM with dirty objects, in percent of the capacity, above which [`Store::next_spill`] gives any: 85 unless
     /// set. At 0 everything is spilled, as before a clean end.
     pub fn set_spill_mark(&self, percent: u8) {
-        let _ = percent;
-        unimplemented!("the index of objects on flash")
+        self.0.flash().mark_percent.store(percent.into(), Ordering::Relaxed);
     }
 
     /// Told when dropping something in DRAM has become free, because it was spilled or will not be. A writer that got
     /// [`crate::StoreError::SpillWait`] takes `notified()` of it **before** it tries again, then waits.
+    ///
+    /// # Panics
+    /// Without [`Store::enable_flash`], as all that follows here.
     pub fn room(&self) -> &tokio::sync::Notify {
-        unimplemented!("the index of objects on flash")
+        &self.0.flash().room
     }
 
     /// A writer has waited long enough: for the next second dirty objects are dropped and nobody waits.
     pub fn hurry(&self, now: Instant) {
-        let _ = now;
-        unimplemented!("the index of objects on flash")
+        self.0.flash().hasty_until.fetch_max((now + HASTE).0, Ordering::Relaxed);
     }
 
     /// Reads in flight of a slot's records. None can begin once the slot was dropped.
     pub fn slot_readers(&self, slot: u16) -> u32 {
-        let _ = slot;
-        unimplemented!("the index of objects on flash")
+        self.0.flash().readers.0[usize::from(slot)].load(Ordering::Acquire)
     }
 
     /// The object of a key, if it lies on flash and not in DRAM, to be promoted: what `LEASE` found nothing of. Counts as a
     /// read.
     pub fn flash_read(&self, now: Instant, key: &[u8]) -> Option<FlashRead> {
-        let _ = (now, key);
-        unimplemented!("the index of objects on flash")
+        self.on_flash(now, key, |shard, index, space| {
+            shard.counters.hits += 1;
+            shard.counters.flash_hits += 1;
+            shard.touch_flash(index, space);
+            shard.flash_read(index, true)
+        })
     }
 
     /// As [`Store::flash_read`], for an object that nobody asked for yet. Counts nothing.
     pub fn flash_prefetch(&self, now: Instant, key: &[u8]) -> Option<FlashRead> {
-        let _ = (now, key);
-        unimplemented!("the index of objects on flash")
+        self.on_flash(now, key, |shard, index, _| shard.flash_read(index, true))
+    }
+
+    fn on_flash<R>(&self, now: Instant, key: &[u8], look: impl FnOnce(&mut Shard, u32, &Space) -> R) -> Option<R> {
+        let hashed = self.hash(key);
+        self.0.with(self.0.shard_of(hashed.hash), |shard, space| match shard.locate(now, hashed, space)? {
+            At::Dram(_) => None,
+            At::Flash(index) => Some(look(shard, index, space)),
+        })
+    }
+}
+
+impl Shard {
+    /// A read of an object on flash, which keeps its slot from being reused.
+    pub(crate) fn flash_read(&self, index: u32, promote: bool) -> FlashRead {
+        let entry = self.flash.entries[index];
+        let readers = Arc::clone(&self.flash.shared().readers);
+        readers.0[usize::from(entry.place.slot)].fetch_add(1, Ordering::Relaxed);
+        FlashRead {
+            key: self.flash.key(index).into(),
+            generation: entry.generation(),
+            length: u64::from(entry.length),
+            crc: entry.crc,
+            place: entry.place,
+            expires: self.flash.expiry(index),
+            promote,
+            readers,
+        }
     }
 }

@@ -3,10 +3,11 @@
 use super::Store;
 use super::flash::FlashPlace;
 use crate::dram::space::Space;
-use crate::entry::flag;
+use crate::entry::{Entry, flag};
 use crate::error::StoreError;
 use crate::lru::Stamp;
-use crate::shard::Shard;
+use crate::shard::flash::{FLASH, entry};
+use crate::shard::{At, Shard};
 use protocol::base::{ByteLen, Crc, Generation, Instant, SegmentId};
 
 /// What `STAT` says of a live object.
@@ -26,13 +27,13 @@ pub struct Stat {
     pub users: u16,
     /// Hits since it was written, up to 255.
     pub hits: u8,
-    /// When it was last touched.
+    /// When it was last touched; not known, and so the beginning of time, of an object on flash alone.
     pub touched: Instant,
     /// Depth in its chain.
     pub depth: u32,
     /// Whether it is soft-pinned.
     pub soft_pinned: bool,
-    /// Bytes that its slot takes.
+    /// Bytes that its slot in DRAM takes.
     pub charge: ByteLen,
     /// The segment of the payload, and bytes from its start; `None` if the object lies on flash alone.
     pub dram: Option<(SegmentId, u64)>,
@@ -55,17 +56,22 @@ pub enum Ttl {
 const LOOKED_MAX: u32 = 16 * 1024;
 
 impl Store {
-    fn at<R>(&self, now: Instant, key: &[u8], look: impl FnOnce(&mut Shard, u32, &Space) -> R) -> Option<R> {
+    fn at<R>(&self, now: Instant, key: &[u8], look: impl FnOnce(&mut Shard, At, &Space) -> R) -> Option<R> {
         let hashed = self.hash(key);
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-            let index = shard.find(now, hashed, space)?;
-            Some(look(shard, index, space))
+            let at = shard.locate(now, hashed, space)?;
+            Some(look(shard, at, space))
         })
     }
 
     /// All facts of a live object. Touches nothing.
     pub fn stat(&self, now: Instant, key: &[u8]) -> Option<Stat> {
-        self.at(now, key, |shard, index, _| {
+        self.at(now, key, |shard, at, _| {
+            let pins = shard.pins_of(shard.handle_of_pins(at));
+            let index = match at {
+                At::Dram(index) => index,
+                At::Flash(index) => return stat_of_record(shard, index, pins),
+            };
             let entry = shard.entries[index];
             let position = shard.payload_of(index);
             let stamp = Stamp(entry.stamp);
@@ -74,7 +80,7 @@ impl Store {
                 length: ByteLen(u64::from(entry.length)),
                 crc: entry.crc,
                 expires: shard.expiry(index),
-                pins: shard.pins_of(index),
+                pins,
                 users: entry.users,
                 hits: entry.hits,
                 touched: stamp.at(),
@@ -82,7 +88,7 @@ impl Store {
                 soft_pinned: entry.has(flag::SOFT),
                 charge: ByteLen(shard.charge_of(index)),
                 dram: Some((position.segment_id(), position.offset())),
-                flash: None,
+                flash: entry.has(flag::CLEAN).then(|| shard.flash.entries[shard.twin_on_flash(index)].place),
             }
         })
     }
@@ -94,9 +100,14 @@ impl Store {
 
     /// Counts as a read: `TOUCH`. `false` if there is no such object.
     pub fn touch(&self, now: Instant, key: &[u8]) -> bool {
-        self.at(now, key, |shard, index, space| {
-            let stamp = shard.stamp_at(index, now, None);
-            shard.touch(index, stamp, space);
+        self.at(now, key, |shard, at, space| match at {
+            At::Dram(index) => {
+                let stamp = shard.stamp_at(index, now, None);
+                shard.touch(index, stamp, space);
+            }
+            At::Flash(index) => {
+                shard.touch_flash(index, space);
+            }
         })
         .is_some()
     }
@@ -105,13 +116,13 @@ impl Store {
     pub fn remove(&self, now: Instant, key: &[u8]) -> bool {
         let hashed = self.hash(key);
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-            shard.find(now, hashed, space).map(|index| shard.unlink(index, space)).is_some()
+            shard.locate(now, hashed, space).map(|at| shard.unlink_at(at, space)).is_some()
         })
     }
 
     /// When an object expires.
     pub fn ttl(&self, now: Instant, key: &[u8]) -> Ttl {
-        match self.at(now, key, |shard, index, _| shard.expiry(index)) {
+        match self.at(now, key, |shard, at, _| shard.expiry_at(at)) {
             None => Ttl::Missing,
             Some(None) => Ttl::Endless,
             Some(Some(at)) => Ttl::Until(at),
@@ -129,69 +140,73 @@ impl Store {
     ) -> bool {
         let hashed = self.hash(key);
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-            let Some(index) = shard.find(now, hashed, space) else {
+            let Some(found) = shard.locate(now, hashed, space) else {
                 return false;
             };
-            if !allow(shard.expiry(index)) {
+            if !allow(shard.expiry_at(found)) {
                 return false;
             }
             if at.is_some_and(|at| at <= now) {
-                shard.unlink(index, space);
+                shard.unlink_at(found, space);
             } else {
-                shard.set_expiry(index, at);
+                shard.set_expiry_at(found, at);
             }
             true
         })
     }
 
-    /// One pin more, until then or without an end. Returns the pins, `None` if there is no such object.
+    /// One pin more, until then or without an end: the object stays in the tier where it is, or where it was first pinned.
+    /// Returns the pins, `None` if there is no such object.
     ///
     /// # Errors
     /// [`StoreError::Quota`] when pins hold as much as they may, [`StoreError::TooManyUsers`] when the object has more pins
     /// than are counted.
     pub fn pin(&self, now: Instant, key: &[u8], until: Option<Instant>) -> Result<Option<u64>, StoreError> {
-        self.at(now, key, |shard, index, space| shard.pin(index, until, space)).transpose()
+        self.at(now, key, |shard, at, space| shard.pin(shard.handle_of_pins(at), until, space)).transpose()
     }
 
     /// One pin less. Returns the pins left, `None` if there is no such object.
     pub fn unpin(&self, now: Instant, key: &[u8]) -> Option<u64> {
-        self.at(now, key, |shard, index, space| shard.unpin(index, space))
+        self.at(now, key, |shard, at, space| shard.unpin(shard.handle_of_pins(at), space))
     }
 
     /// Hands keys of live objects to `each`, from `cursor` on, until at least `count` entries were looked at. Returns the
-    /// cursor to go on with, 0 at the end. An object that lives through a whole scan is handed out at least once.
+    /// cursor to go on with, 0 at the end. An object that lives through a whole scan is handed out at least once, unless its
+    /// record on flash is lost meanwhile.
+    ///
+    /// Of each shard first what is in DRAM alone, then what is on flash: an object that is spilled during a scan is met
+    /// again, never missed.
     pub fn scan(&self, now: Instant, cursor: u64, count: usize, mut each: impl FnMut(&[u8])) -> u64 {
         let shards = self.0.shard_count();
         let mut shard_index = usize::try_from(cursor >> 32).unwrap_or(usize::MAX);
-        let mut index = u32::try_from(cursor & 0xffff_ffff).expect("32 bits");
+        let mut handle = u32::try_from(cursor & 0xffff_ffff).expect("32 bits");
         let mut left = count.max(1);
         while shard_index < shards {
             let ended = self.0.with(shard_index, |shard, space| {
-                let end = shard.entries.end();
                 // Vacant entries cost next to nothing, but the lock is not held for ever.
                 let mut looked = 0;
-                while index < end && left > 0 && looked < LOOKED_MAX {
-                    looked += 1;
-                    if let Some(entry) = shard.entries.get(index)
-                        && !entry.has(flag::DOOMED)
-                        && shard.expiry(index).is_none_or(|at| at > now)
-                    {
-                        shard.with_key(index, space, &mut each);
-                        left -= 1;
+                while left > 0 && looked < LOOKED_MAX {
+                    if handle == shard.entries.end() {
+                        handle = FLASH;
                     }
-                    index += 1;
+                    if handle & FLASH != 0 && handle & !FLASH >= shard.flash.entries.end() {
+                        return true;
+                    }
+                    looked += 1;
+                    left -= usize::from(shard.with_live_key(now, handle, space, &mut each));
+                    handle += 1;
                 }
-                index >= end
+                false
             });
             if ended {
                 shard_index += 1;
-                index = 0;
+                handle = 0;
             }
             if left == 0 {
                 break;
             }
         }
-        if shard_index >= shards { 0 } else { (shard_index as u64) << 32 | u64::from(index) }
+        if shard_index >= shards { 0 } else { (shard_index as u64) << 32 | u64::from(handle) }
     }
 
     /// Some live key, chosen by `dice`. Where objects are few among many vacant entries, those beside gaps come more often.
@@ -203,23 +218,26 @@ impl Store {
     }
 
     fn random_key_of(&self, now: Instant, shard_index: usize, dice: u64) -> Option<Vec<u8>> {
-        let (mut looked, mut key) = (0, None);
+        let (mut looked, mut key) = (0u64, None);
         loop {
             let ended = self.0.with(shard_index, |shard, space| {
-                let end = shard.entries.end();
+                let in_dram = u64::from(shard.entries.end());
+                let end = in_dram + u64::from(shard.flash.entries.end());
                 if shard.live() == 0 || looked >= end {
                     return true;
                 }
                 // The lock is not held for ever.
-                let stop = end.min(looked.saturating_add(LOOKED_MAX));
-                let start = u32::try_from(dice % u64::from(end)).expect("below end");
-                key = (looked..stop).map(|step| wrapping_step(start, step, end)).find_map(|index| {
-                    let entry = shard.entries.get(index)?;
-                    let alive = !entry.has(flag::DOOMED) && shard.expiry(index).is_none_or(|at| at > now);
-                    alive.then(|| shard.with_key(index, space, <[u8]>::to_vec))
-                });
+                let stop = end.min(looked + u64::from(LOOKED_MAX));
+                for step in looked..stop {
+                    let at = (dice % end + step) % end;
+                    let handle = u32::try_from(if at < in_dram { at } else { (at - in_dram) | u64::from(FLASH) });
+                    let handle = handle.expect("fewer entries than 2^31");
+                    if shard.with_live_key(now, handle, space, &mut |found: &[u8]| key = Some(found.to_vec())) {
+                        return true;
+                    }
+                }
                 looked = stop;
-                key.is_some()
+                false
             });
             if ended {
                 return key;
@@ -228,22 +246,41 @@ impl Store {
     }
 
     /// Unlinks every object. Returns how many. Takes each lock for a bounded time.
+    ///
+    /// Records on flash are declared dead all at once: what is published later by a write that began before is never
+    /// written there.
     pub fn clear(&self) -> u64 {
+        if let Some(shared) = self.0.flash.get() {
+            let shards = 0..self.0.shard_count();
+            let floor = shards.clone().map(|shard| self.0.with(shard, |shard, _| shard.take_generation())).max();
+            let floor = floor.expect("a store has a shard");
+            for shard in shards {
+                self.0.with(shard, |shard, _| shard.raise_generations(floor));
+            }
+            shared.graveyard.bury_all(floor);
+        }
         let mut removed = 0;
         for shard_index in 0..self.0.shard_count() {
-            let mut index = 0;
+            let mut at = 0;
             loop {
                 let ended = self.0.with(shard_index, |shard, space| {
-                    let end = shard.entries.end();
-                    let stop = end.min(index + 8192);
-                    while index < stop {
-                        if shard.entries.get(index).is_some_and(|entry| !entry.has(flag::DOOMED)) {
+                    let in_dram = u64::from(shard.entries.end());
+                    let end = in_dram + u64::from(shard.flash.entries.end());
+                    let stop = end.min(at + 8192);
+                    while at < stop {
+                        let index = u32::try_from(if at < in_dram { at } else { at - in_dram }).expect("fewer than 2^32");
+                        if at >= in_dram {
+                            if shard.flash.entries.get(index).is_some() {
+                                shard.unlink_flash(index, space);
+                                removed += 1;
+                            }
+                        } else if shard.entries.get(index).is_some_and(|entry| !entry.has(flag::DOOMED)) {
                             shard.unlink(index, space);
                             removed += 1;
                         }
-                        index += 1;
+                        at += 1;
                     }
-                    index >= end
+                    at >= end
                 });
                 if ended {
                     break;
@@ -254,8 +291,41 @@ impl Store {
     }
 }
 
-/// `start + step`, around `end`. Both are at most `end`.
-fn wrapping_step(start: u32, step: u32, end: u32) -> u32 {
-    let left = end - start;
-    if step < left { start + step } else { step - left }
+impl Shard {
+    /// Lends the key of an entry of either tier to `each`, if its object is live, and the entry the one that tells of it.
+    fn with_live_key(&self, now: Instant, handle: u32, space: &Space, each: &mut impl FnMut(&[u8])) -> bool {
+        let index = handle & !FLASH;
+        if handle & FLASH == 0 {
+            let tells = |entry: &Entry| !entry.has(flag::DOOMED | flag::CLEAN);
+            if self.entries.get(index).is_none_or(|entry| !tells(entry)) || self.expiry(index).is_some_and(|at| at <= now) {
+                return false;
+            }
+            self.with_key(index, space, each);
+            return true;
+        }
+        if self.flash.entries.get(index).is_none() || self.flash.expiry(index).is_some_and(|at| at <= now) {
+            return false;
+        }
+        each(self.flash.key(index));
+        true
+    }
+}
+
+fn stat_of_record(shard: &Shard, index: u32, pins: u64) -> Stat {
+    let record = &shard.flash.entries[index];
+    Stat {
+        generation: record.generation(),
+        length: ByteLen(u64::from(record.length)),
+        crc: record.crc,
+        expires: shard.flash.expiry(index),
+        pins,
+        users: 0,
+        hits: record.hits,
+        touched: Instant(0),
+        depth: 0,
+        soft_pinned: record.has(entry::flag::SOFT),
+        charge: ByteLen(0),
+        dram: None,
+        flash: Some(record.place),
+    }
 }

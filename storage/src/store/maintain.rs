@@ -4,6 +4,7 @@ use super::{Inner, Store};
 use crate::config::StoreConfig;
 use crate::dram::quota::percent_of;
 use crate::dram::space::Fragmentation;
+use crate::lru::Prey;
 use crate::shard::Counters;
 use crate::shard::gauges::Gauges;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -39,7 +40,7 @@ impl Tuning {
     }
 }
 
-/// Bytes by state. They sum up to `total` at any quiet moment.
+/// Bytes by state. Those from `free` to `quarantine` sum up to `total` at any quiet moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accounting {
     /// Of all segments.
@@ -64,6 +65,16 @@ pub struct Accounting {
     pub pinned: u64,
     /// Of live objects, spared after a probe.
     pub graced: u64,
+    /// Of live objects, on flash too.
+    pub clean: u64,
+    /// Of live objects, being written to flash.
+    pub spilling: u64,
+    /// Of records on flash.
+    pub flash: u64,
+    /// Of them, pinned.
+    pub flash_pinned: u64,
+    /// Of them, spared after a probe.
+    pub flash_graced: u64,
 }
 
 /// How much there is of everything.
@@ -77,9 +88,9 @@ pub struct Usage {
     pub leases: u64,
     /// Grants held.
     pub grants: u64,
-    /// Of them on flash, whether in DRAM too or not.
+    /// Live objects on flash, whether in DRAM too or not.
     pub on_flash: u64,
-    /// Payload bytes of those.
+    /// Bytes that their records take, about.
     pub flash_bytes: u64,
     /// Bytes of slots in DRAM whose objects lie on flash too, so that dropping them costs nothing.
     pub clean_bytes: u64,
@@ -91,14 +102,14 @@ pub struct Usage {
 
 impl Inner {
     /// Bytes of slots, whatever their state.
-    fn occupied(&self) -> u64 {
+    pub(crate) fn occupied(&self) -> u64 {
         self.space.used().saturating_sub(self.gauges.iter().map(Gauges::slab_free).sum())
     }
 }
 
 impl Store {
     /// Ends leases, grants, pins, graces and TTLs that have run out, and evicts down to the low watermark if the high one is
-    /// passed. Call it every few milliseconds, and first after any pause. Returns slots whose remote access must be
+    /// passed; with flash, only what costs nothing to drop. Call it every few milliseconds, and first after any pause. Returns slots whose remote access must be
     /// revoked: call [`Store::fenced`] for each when it is.
     pub fn maintain(&self, now: Instant) -> Vec<GrantId> {
         let inner = &self.0;
@@ -147,7 +158,7 @@ impl Store {
         }
         let low = mark(&inner.tuning.low_percent);
         for _ in 0..VICTIMS_MAX {
-            if inner.occupied() <= low || inner.evict_one(now).is_none() {
+            if inner.occupied() <= low || inner.evict_one(now, inner.prey(now)).is_none() {
                 evicting.store(0, Ordering::Relaxed);
                 return;
             }
@@ -155,9 +166,10 @@ impl Store {
         evicting.store(1, Ordering::Relaxed);
     }
 
-    /// Evicts up to `most` objects, oldest first. Returns how many there were.
+    /// Evicts up to `most` objects from DRAM: those on flash first, oldest first. Returns how many there were.
     pub fn evict(&self, now: Instant, most: u64) -> u64 {
-        (0..most).take_while(|_| self.0.evict_one(now).is_some()).count() as u64
+        let prey = if self.0.flash.get().is_some() { Prey::HASTY } else { Prey::WITHOUT_FLASH };
+        (0..most).take_while(|_| self.0.evict_one(now, prey).is_some()).count() as u64
     }
 
     /// Caps the bytes that slots may take; more than the segments have is as much as they have.
@@ -191,11 +203,16 @@ impl Store {
         for shard in 0..self.0.shard_count() {
             self.0.with(shard, |shard, _| {
                 let (live, doomed) = shard.bytes();
-                let (pinned, graced) = shard.spared_bytes();
+                let (in_dram, on_flash) = shard.spared_bytes();
                 sum.live += live;
                 sum.doomed += doomed;
-                sum.pinned += pinned;
-                sum.graced += graced;
+                sum.pinned += in_dram.pinned;
+                sum.graced += in_dram.graced;
+                sum.clean += shard.flash.clean_bytes;
+                sum.spilling += shard.flash.spilling_bytes;
+                sum.flash += shard.flash.record_bytes();
+                sum.flash_pinned += on_flash.pinned;
+                sum.flash_graced += on_flash.graced;
                 sum.slab_free += shard.slabs.held() - shard.slabs.used();
             });
         }
@@ -212,17 +229,10 @@ impl Store {
                 sum.leases += shard.leases.len() as u64;
                 sum.grants += shard.grants.len() as u64;
                 sum.index_bytes += shard.index_bytes() as u64;
-                let counters = &shard.counters;
-                let total = &mut sum.counters;
-                total.hits += counters.hits;
-                total.misses += counters.misses;
-                total.expired += counters.expired;
-                total.evicted += counters.evicted;
-                total.evicted_bytes += counters.evicted_bytes;
-                total.leases_expired += counters.leases_expired;
-                total.grants_expired += counters.grants_expired;
-                total.crc_refused += counters.crc_refused;
-                total.scribbled += counters.scribbled;
+                sum.on_flash += shard.flash.len() as u64;
+                sum.flash_bytes += shard.flash.record_bytes();
+                sum.clean_bytes += shard.flash.clean_bytes;
+                sum.counters += shard.counters;
             });
         }
         sum
@@ -284,5 +294,9 @@ impl Store {
         let space = &self.0.space;
         assert_eq!(sum.pinned, space.pinned.held(), "pins hold their quota");
         assert_eq!(sum.graced, space.graced.held(), "graces hold their quota");
+        if let Some(shared) = self.0.flash.get() {
+            assert_eq!(sum.flash_pinned, shared.pinned.held(), "pins on flash hold their quota");
+            assert_eq!(sum.flash_graced, shared.graced.held(), "graces on flash hold their quota");
+        }
     }
 }

@@ -1,24 +1,41 @@
 //! Reading: values in band, guards over large ones, leases, prefix lookups.
 
 use super::flash::FlashRead;
+use super::slots::Reservation;
 use super::{Store, shard_number};
 use crate::dram::memory;
 use crate::dram::space::Space;
 use crate::entry::flag;
 use crate::error::StoreError;
 use crate::place::Place;
-use crate::shard::{HashedKey, Shard};
+use crate::shard::flash::FLASH;
+use crate::shard::{At, HashedKey, Shard};
 use protocol::base::{ByteLen, Crc, Generation, Instant, LeaseId, Millis, RawSpan, SegmentId, SessionId, copy_from};
 
 /// A large object's bytes, which stay where they are while this lives.
 #[derive(Debug)]
 pub struct ReadGuard {
-    store: Store,
-    shard: usize,
-    index: u32,
+    hold: Hold,
     generation: Generation,
     crc: Crc,
     span: RawSpan,
+}
+
+/// What keeps the bytes where they are.
+#[derive(Debug)]
+enum Hold {
+    /// One user of an entry.
+    Entry { store: Store, shard: usize, index: u32, generation: Generation },
+    /// A slot that nobody else knows of.
+    Slot(#[expect(dead_code, reason = "held until it is dropped")] Reservation),
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Self::Entry { store, shard, index, generation } = self {
+            store.0.with(*shard, |shard, space| shard.drop_user(*index, *generation, space));
+        }
+    }
 }
 
 /// What a read found.
@@ -98,33 +115,31 @@ impl ReadGuard {
         self.crc
     }
 
-    /// The bytes are not those that were published: no reader finds the object any more.
+    /// The bytes are not those that were published: no reader finds them any more. What is on flash too stays there.
     pub fn condemn(self) {
-        self.store.0.with(self.shard, |shard, space| {
-            shard.counters.scribbled += 1;
-            // Somebody else may have removed it, or been first to see it.
-            if !shard.entries[self.index].has(flag::DOOMED) {
-                shard.unlink(self.index, space);
-            }
-        });
+        if let Hold::Entry { store, shard, index, .. } = &self.hold {
+            store.0.with(*shard, |shard, space| shard.condemn(*index, space));
+        }
     }
-}
 
-impl Drop for ReadGuard {
-    fn drop(&mut self) {
-        self.store.0.with(self.shard, |shard, space| shard.drop_user(self.index, self.generation, space));
+    pub(super) fn of_reservation(reservation: Reservation, crc: Crc) -> Self {
+        let (span, generation) = (reservation.span(), reservation.generation());
+        Self { hold: Hold::Slot(reservation), generation, crc, span }
     }
 }
 
 impl Store {
     fn guard(&self, shard_index: usize, shard: &mut Shard, space: &Space, index: u32) -> Option<ReadGuard> {
-        if !shard.add_user(index) {
-            return None;
-        }
+        shard.add_user(index).then(|| self.guard_of_user(shard_index, shard, space, index))
+    }
+
+    /// A guard for a user that was counted already.
+    pub(super) fn guard_of_user(&self, shard_index: usize, shard: &Shard, space: &Space, index: u32) -> ReadGuard {
         let entry = &shard.entries[index];
         let (generation, crc, length) = (entry.generation, entry.crc, u64::from(entry.length));
         let span = space.span(shard.payload_of(index), length);
-        Some(ReadGuard { store: self.clone(), shard: shard_index, index, generation, crc, span })
+        let hold = Hold::Entry { store: self.clone(), shard: shard_index, index, generation };
+        ReadGuard { hold, generation, crc, span }
     }
 
     /// Reads an object: a small value is lent to `small` under the shard's lock, a large one is guarded. Counts a hit or a
@@ -142,9 +157,13 @@ impl Store {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
         self.0.with(shard_index, |shard, space| {
-            let Some(index) = shard.find(now, hashed, space) else {
-                shard.counters.misses += 1;
-                return Ok(None);
+            let index = match shard.locate(now, hashed, space) {
+                None => {
+                    shard.counters.misses += 1;
+                    return Ok(None);
+                }
+                Some(At::Flash(index)) => return Ok(Some(Found::Flash(shard.read_flash(index, space)))),
+                Some(At::Dram(index)) => index,
             };
             shard.counters.hits += 1;
             let stamp = shard.stamp_at(index, now, depth);
@@ -163,7 +182,10 @@ impl Store {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
         self.0.with(shard_index, |shard, space| {
-            let index = shard.find(now, hashed, space)?;
+            let index = match shard.locate(now, hashed, space)? {
+                At::Dram(index) => index,
+                At::Flash(index) => return Some(Found::Flash(shard.flash_read(index, false))),
+            };
             match shard.entries[index].place() {
                 Place::Small { .. } => Some(Found::Small(shard.with_small(index, space, <[u8]>::to_vec))),
                 Place::Extent { .. } => self.guard(shard_index, shard, space, index).map(Found::Large),
@@ -186,8 +208,9 @@ impl Store {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
         self.0.with(shard_index, |shard, space| {
-            let found = match shard.find(now, hashed, space) {
-                Some(index) => {
+            let found = match shard.locate(now, hashed, space) {
+                Some(At::Flash(index)) => return Ok(Some(Found::Flash(shard.read_flash(index, space)))),
+                Some(At::Dram(index)) => {
                     let stamp = shard.stamp_at(index, now, depth);
                     shard.touch(index, stamp, space);
                     self.found_checked(shard_index, shard, space, index)?
@@ -207,8 +230,10 @@ impl Store {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
         self.0.with(shard_index, |shard, space| {
-            let index = shard.find(now, hashed, space)?;
-            self.found_checked(shard_index, shard, space, index).ok().flatten()
+            match shard.locate(now, hashed, space)? {
+                At::Dram(index) => self.found_checked(shard_index, shard, space, index).ok().flatten(),
+                At::Flash(index) => Some(Found::Flash(shard.flash_read(index, false))),
+            }
         })
     }
 
@@ -230,9 +255,9 @@ impl Store {
         if copy_from(&span, &mut bytes) == crc {
             return Ok(Some(Found::Small(bytes)));
         }
-        shard.counters.scribbled += 1;
-        shard.unlink(index, space);
-        Ok(None)
+        let record = shard.entries[index].has(flag::CLEAN).then(|| shard.twin_on_flash(index));
+        shard.condemn(index, space);
+        Ok(record.map(|record| Found::Flash(shard.flash_read(record, true))))
     }
 
     fn lease_in(
@@ -246,9 +271,13 @@ impl Store {
         let shard_index = self.0.shard_of(hashed.hash);
         let number = shard_number(shard_index);
         self.0.with(shard_index, |shard, space| {
-            let Some(index) = shard.find(now, hashed, space) else {
-                shard.counters.misses += 1;
-                return Ok(None);
+            let index = match shard.locate(now, hashed, space) {
+                None => {
+                    shard.counters.misses += 1;
+                    return Ok(None);
+                }
+                Some(At::Flash(_)) => return Ok(None),
+                Some(At::Dram(index)) => index,
             };
             let stamp = shard.stamp_at(index, now, depth);
             shard.touch(index, stamp, space);
@@ -268,7 +297,8 @@ impl Store {
         })
     }
 
-    /// Promises that the object's bytes stay readable until then.
+    /// Promises that the object's bytes stay readable until then. `None` too for an object on flash alone, uncounted: ask
+    /// [`Store::flash_read`], promote it, and lease again.
     ///
     /// # Errors
     /// [`StoreError::TooManyUsers`].
@@ -330,6 +360,9 @@ impl Store {
     /// How many leading keys are present. Touches them deepest first, and leases exactly them if `lease` says until when;
     /// otherwise it gives each a grace, since a reader that probes is about to load.
     ///
+    /// Leases need all of them in DRAM. If some are not, only [`Lookup::prefix`], [`Lookup::on_flash`] and [`Lookup::flash`]
+    /// are told: promote those, and ask again.
+    ///
     /// # Errors
     /// [`StoreError::TooManyUsers`]; nothing stays leased then.
     pub fn lookup<'k>(
@@ -339,21 +372,29 @@ impl Store {
         lease: Option<(Instant, SessionId)>,
     ) -> Result<Lookup, StoreError> {
         let mut present: Vec<HashedKey<'k>> = Vec::new();
+        let mut on_flash = Vec::new();
         while let Some(key) = keys(present.len()) {
             let hashed = self.hash(key);
             let here = self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-                let here = shard.find(now, hashed, space).is_some();
-                if !here {
+                let here = shard.locate(now, hashed, space);
+                if here.is_none() {
                     shard.counters.misses += 1;
                 }
                 here
             });
-            if !here {
-                break;
+            match here {
+                None => break,
+                Some(At::Dram(_)) => {}
+                Some(At::Flash(_)) => on_flash.push(hashed),
             }
             present.push(hashed);
         }
-        let mut found = Lookup { prefix: present.len(), ..Lookup::default() };
+        let mut found = Lookup { prefix: present.len(), on_flash: on_flash.len(), ..Lookup::default() };
+        if lease.is_some() && !on_flash.is_empty() {
+            found.flash = on_flash.iter().filter_map(|hashed| self.flash_read(now, hashed.key)).collect();
+            // What went or came back meanwhile is found when the caller asks again.
+            return Ok(found);
+        }
         for (depth, hashed) in present.iter().enumerate().rev() {
             let depth_short = u32::try_from(depth).ok();
             let length = match lease {
@@ -391,21 +432,49 @@ impl Store {
     fn probe_in(&self, now: Instant, hashed: HashedKey<'_>, depth: Option<u32>) -> Option<u64> {
         let grace = self.0.tuning.probe_grace();
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-            let index = shard.find(now, hashed, space)?;
-            if depth.is_some() {
+            let at = shard.locate(now, hashed, space)?;
+            let handle = match at {
+                At::Dram(index) => index,
+                At::Flash(index) => index | FLASH,
+            };
+            if let (At::Dram(index), Some(_)) = (at, depth) {
                 // A lookup is a use of the chain, not a read of its bytes: the order changes, the grace is not renewed.
                 let stamp = shard.stamp_at(index, now, depth);
                 shard.renew_stamp(index, stamp);
             }
             if grace > Millis(0) {
-                shard.grace(index, now + grace, space);
+                shard.grace(handle, now + grace, space);
             }
-            Some(u64::from(shard.entries[index].length))
+            Some(shard.length_at(at))
         })
     }
 
     /// Whether a key is live. An engine that probes will load: the object gets a grace.
     pub fn probe(&self, now: Instant, key: &[u8]) -> bool {
         self.probe_in(now, self.hash(key), None).is_some()
+    }
+}
+
+impl Shard {
+    /// A read of an object on flash alone: a hit.
+    fn read_flash(&mut self, index: u32, space: &Space) -> FlashRead {
+        self.counters.hits += 1;
+        self.counters.flash_hits += 1;
+        let again = self.touch_flash(index, space);
+        self.flash_read(index, again)
+    }
+
+    /// The bytes in DRAM are not those that were published.
+    fn condemn(&mut self, index: u32, space: &Space) {
+        self.counters.scribbled += 1;
+        // Somebody else may have removed it, or been first to see it.
+        if self.entries[index].has(flag::DOOMED) {
+            return;
+        }
+        if self.entries[index].has(flag::CLEAN) {
+            self.drop_copy(index, space);
+        } else {
+            self.unlink(index, space);
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::Inner;
 use crate::dram::extent::{Owner, Run};
 use crate::dram::quota::percent_of;
 use crate::place::{PAGE, Position};
+use crate::lru::Prey;
 use crate::shard::evict::Oldest;
 use crate::shard::gauges::Gauges;
 use protocol::base::Instant;
@@ -83,7 +84,7 @@ impl Inner {
             if hunt.own_victims > 0 && self.clear_sparse(now, hunt) {
                 return true;
             }
-            match self.with(shard, |shard, space| shard.evict_own(now, space)) {
+            match self.with(shard, |shard, space| shard.evict_own(now, self.prey(now), space)) {
                 Oldest::Evicted(_) => {
                     hunt.own_victims += 1;
                     return true;
@@ -102,7 +103,7 @@ impl Inner {
             return true;
         }
         if hunt.evicted < hunt.budget
-            && let Some(evicted) = self.evict_one(now)
+            && let Some(evicted) = self.evict_one(now, self.prey(now))
         {
             hunt.evicted += evicted;
             return true;
@@ -138,11 +139,11 @@ impl Inner {
         bytes <= self.space.capacity().saturating_sub(held)
     }
 
-    /// Evicts the oldest object of all: plain ones first, soft-pinned ones when there are no others.
-    pub(crate) fn evict_one(&self, now: Instant) -> Option<u64> {
-        for soft in [false, true] {
+    /// Evicts the oldest object of all: of the first kind of `prey` that there is.
+    pub(crate) fn evict_one(&self, now: Instant, prey: &[Prey]) -> Option<u64> {
+        for prey in prey {
             // A shard whose oldest are spared moves them out of the way, once for each grace, and reports the next.
-            while let Some((shard, list)) = self.oldest(now, soft) {
+            while let Some((shard, list)) = self.oldest(now, *prey) {
                 match self.with(shard, |shard, space| shard.evict_oldest(now, list, space)) {
                     Oldest::Evicted(bytes) => return Some(bytes),
                     Oldest::Parked | Oldest::None => {}
@@ -170,9 +171,9 @@ impl Inner {
 
     /// Frees a run of pages, or pages wherever they lie if only their number is short.
     fn clear_run(&self, now: Instant, clearing: Clearing) -> bool {
-        for soft in [false, true] {
+        for &prey in self.prey(now) {
             for nth in 0..clearing.seeds {
-                let Some((shard, list)) = self.oldest(now, soft) else {
+                let Some((shard, list)) = self.oldest(now, prey) else {
                     break;
                 };
                 let Some((seed, touched)) = self.with(shard, |shard, _| shard.nth_oldest_run(list, nth)) else {
@@ -181,7 +182,7 @@ impl Inner {
                 // A page that is sparse because it was begun lately will be filled.
                 let middle = Instant(touched.0 + now.0.saturating_sub(touched.0) / 2);
                 let taken_max = if clearing.cost_max == u64::MAX { Instant::NEVER } else { middle };
-                if self.clear_around(now, seed, clearing, taken_max, soft) {
+                if self.clear_around(now, seed, clearing, taken_max, prey) {
                     return true;
                 }
             }
@@ -189,7 +190,7 @@ impl Inner {
         false
     }
 
-    fn clear_around(&self, now: Instant, seed: Position, clearing: Clearing, taken_max: Instant, soft: bool) -> bool {
+    fn clear_around(&self, now: Instant, seed: Position, clearing: Clearing, taken_max: Instant, prey: Prey) -> bool {
         let Clearing { pages, anywhere, cost_max, .. } = clearing;
         let runs = self.space.around(seed, pages.max(RADIUS_MIN));
         let base = |run: &Run| Position::new(seed.segment(), u64::from(run.start) * PAGE);
@@ -214,7 +215,7 @@ impl Inner {
                 let run = &runs[at];
                 run.owner.is_none_or(|owner| {
                     self.with(self.shard_of_owner(owner), |shard, space| {
-                        shard.victims_of_run(now, base(run), owner, soft, space).is_some()
+                        shard.victims_of_run(now, base(run), owner, prey, space).is_some()
                     })
                 })
             };
@@ -227,7 +228,7 @@ impl Inner {
                 if let Some(owner) = runs[at].owner {
                     freed |= self
                         .with(self.shard_of_owner(owner), |shard, space| {
-                            shard.evict_run(now, base(&runs[at]), owner, soft, space)
+                            shard.evict_run(now, base(&runs[at]), owner, prey, space)
                         })
                         .is_some();
                 }

@@ -72,6 +72,10 @@ impl Reservation {
         &self.slot.as_ref().expect("held until published or dropped").key
     }
 
+    pub(super) fn generation(&self) -> Generation {
+        self.slot.as_ref().expect("held until published or dropped").generation
+    }
+
     /// Publishes the bytes written, whose checksum is `crc`.
     ///
     /// # Errors

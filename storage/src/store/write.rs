@@ -8,7 +8,7 @@ use crate::dram::quota::percent_of;
 use crate::dram::slab;
 use crate::dram::slot::SMALL_HEADER;
 use crate::error::StoreError;
-use crate::lru::Stamp;
+use crate::lru::{Prey, Stamp};
 use crate::place::{PAGE, Place, SLOT_EDGE, SLOT_EDGE_LEN, extent_pages};
 use crate::shard;
 use crate::shard::grant::{Begun, Committed, Condition, Terms};
@@ -74,7 +74,7 @@ impl Store {
         let config = &self.0.config;
         let charge = shard::charge(length, key.len());
         if !self.0.may_ever_fit(charge) {
-            return Err(self.no_space(charge));
+            return Err(self.no_space_ever(charge));
         }
         let capacity = self.0.space.capacity();
         account.charge(charge, percent_of(capacity, config.reserved_client_percent_max))?;
@@ -123,14 +123,14 @@ impl Store {
                     break got;
                 }
                 if !self.0.make_small_room(now, shard_index, &mut hunt) {
-                    return Err(self.no_space(charge));
+                    return Err(self.no_space(now, charge));
                 }
             }
         } else {
             let pages = u32::try_from(extent_pages(length, key.len())).expect("checked against the segment");
             let home = (hashed.hash >> 16) as usize;
             let owner = Owner::Object { hash: hashed.hash };
-            let payload = self.0.allocate(now, pages, owner, home).ok_or_else(|| self.no_space(charge))?;
+            let payload = self.0.allocate(now, pages, owner, home).ok_or_else(|| self.no_space(now, charge))?;
             // A slow reader of what lay here before must not find its generation over the next one's bytes.
             self.0.space.memory(payload).write(payload.offset() - SLOT_EDGE, &[0; SLOT_EDGE_LEN]);
             (Place::Extent { payload }, self.0.with(shard_index, |shard, _| shard.take_generation()))
@@ -138,7 +138,14 @@ impl Store {
         Ok(Slot { key: key.into(), hash: hashed.hash, place, length, charge, generation, account: Arc::clone(account) })
     }
 
-    fn no_space(&self, wanted: u64) -> StoreError {
+    /// Nothing more can be evicted: not now, if writing to flash will change that.
+    fn no_space(&self, now: Instant, wanted: u64) -> StoreError {
+        let worth_waiting = self.0.prey(now) == Prey::PATIENT
+            && [Prey::Plain, Prey::Soft].iter().any(|&prey| self.0.oldest(now, prey).is_some());
+        if worth_waiting { StoreError::SpillWait { wanted: ByteLen(wanted) } } else { self.no_space_ever(wanted) }
+    }
+
+    fn no_space_ever(&self, wanted: u64) -> StoreError {
         let free = self.0.space.capacity().saturating_sub(self.0.space.used());
         StoreError::NoSpace { wanted: ByteLen(wanted), free: ByteLen(free) }
     }
@@ -146,7 +153,8 @@ impl Store {
     /// Reserves a slot for this process to fill: an in-band write of a large value.
     ///
     /// # Errors
-    /// [`StoreError::TooBig`], [`StoreError::KeyLen`], [`StoreError::Quota`], [`StoreError::NoSpace`].
+    /// [`StoreError::TooBig`], [`StoreError::KeyLen`], [`StoreError::Quota`], [`StoreError::NoSpace`],
+    /// [`StoreError::SpillWait`].
     pub fn reserve(
         &self,
         now: Instant,
@@ -212,12 +220,11 @@ impl Store {
         let parent = self.parent_stamp(now, terms);
         let hashed = self.hash(key);
         self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
-            let Some(index) = shard.find(now, hashed, space) else {
+            let Some(at) = shard.locate(now, hashed, space) else {
                 return Ok(());
             };
-            let stamp = parent.map_or_else(|| shard.stamp_at(index, now, None), Stamp::child);
-            shard.touch(index, stamp, space);
-            Err(StoreError::Exists { generation: shard.entries[index].generation })
+            shard.touch_as_found(now, at, parent, space);
+            Err(StoreError::Exists { generation: shard.generation_at(at) })
         })
     }
 
@@ -227,7 +234,7 @@ impl Store {
         let space = &self.0.space;
         let (charge, held) = (shard::charge(length, key.len()), space.pinned.held());
         if held.saturating_add(charge) > space.pinned.max(space.capacity()) {
-            return Err(shard::pin::too_much_pinned(space, held, charge));
+            return Err(shard::pin::too_much_pinned(&space.pinned, space.capacity(), held, charge));
         }
         Ok(())
     }
@@ -346,22 +353,23 @@ impl Store {
         let len = shard::small_len(value.len() as u64, key.len());
         let mut hunt = Hunt::new(slab::page_run(len));
         loop {
+            let prey = self.0.prey(now);
             let done = self.0.with(shard_index, |shard, space| {
                 shard.prefetch(hashed);
                 let number = shard_number(shard_index);
                 let (page, slot) = shard.slabs.allocate(now, len, space, number).or_else(|| {
                     // In a full store of values of one size, one victim is enough, under the same lock.
-                    shard.evict_own(now, space);
+                    shard.evict_own(now, prey, space);
                     shard.slabs.allocate(now, len, space, number)
                 })?;
                 let at = shard.slabs.slot(page, slot).0.plus(SMALL_HEADER + key.len() as u64);
                 space.memory(at).write(at.offset(), value);
                 let mut expires = terms.expires;
-                if let Some(index) = shard.find(now, hashed, space) {
+                if let Some(at) = shard.locate(now, hashed, space) {
                     if terms.keep_ttl {
-                        expires = shard.expiry(index);
+                        expires = shard.expiry_at(at);
                     }
-                    shard.unlink(index, space);
+                    shard.unlink_at(at, space);
                 }
                 let generation = shard.take_generation();
                 let fresh = shard::Fresh {
@@ -385,7 +393,7 @@ impl Store {
                 return Ok(generation);
             }
             if !self.0.make_small_room(now, shard_index, &mut hunt) {
-                return Err(self.no_space(slab::charge(len).unwrap_or(len)));
+                return Err(self.no_space(now, slab::charge(len).unwrap_or(len)));
             }
         }
     }

@@ -5,6 +5,7 @@
 //! [`Store::slot_readers`] is zero the slot may be overwritten.
 
 use super::{FlashPlace, Pinned, Store};
+use crate::shard::flash::Fate;
 use protocol::base::{Crc, Generation, Instant};
 
 /// One line of a slot's table of records, as its keeper knows it.
@@ -57,13 +58,33 @@ pub struct RecoveredRecord<'a> {
 pub struct Reinsertion {
     /// When the object expires, for the copy's header.
     pub expires: Option<Instant>,
+    store: Store,
+    shard: usize,
+    index: u32,
+    generation: Generation,
+    to: FlashPlace,
+    settled: bool,
 }
 
 impl Reinsertion {
+    fn settle(&mut self, done: bool) -> bool {
+        self.settled = true;
+        let (index, generation, to) = (self.index, self.generation, self.to);
+        self.store.0.with(self.shard, |shard, _| shard.end_move(index, generation, to, done))
+    }
+
     /// The copy is complete and can be read: the index points at it. `false` if the object was deleted or replaced
     /// meanwhile; both records are buried already.
-    pub fn done(self) -> bool {
-        unimplemented!("the index of objects on flash")
+    pub fn done(mut self) -> bool {
+        self.settle(true)
+    }
+}
+
+impl Drop for Reinsertion {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.settle(false);
+        }
     }
 }
 
@@ -75,12 +96,24 @@ impl Store {
         slot: u16,
         records: impl IntoIterator<Item = SlotRecord<'a>>,
     ) -> Vec<Current> {
-        let _ = (now, slot, records.into_iter().count());
-        unimplemented!("the index of objects on flash")
+        let look = |(index, record): (usize, SlotRecord<'a>)| {
+            let hashed = self.hash(record.key);
+            let place = FlashPlace { slot, page: record.page };
+            self.0.with(self.0.shard_of(hashed.hash), |shard, _| {
+                let found = shard.current(hashed, record.generation, place)?;
+                let expires = shard.flash.expiry(found);
+                if expires.is_some_and(|at| at <= now) {
+                    return None;
+                }
+                let (hot, pinned) = shard.heat_of(found);
+                Some(Current { index, hot, pinned, length: u64::from(shard.flash.entries[found].length), expires })
+            })
+        };
+        records.into_iter().enumerate().filter_map(look).collect()
     }
 
     /// A record is about to be copied from `from` to `to`. Call it before anything of the copy is submitted. `None` if the
-    /// record does not count any more: then nothing must be written.
+    /// record does not count any more, or is being copied already: then nothing must be written.
     pub fn reinsert(
         &self,
         now: Instant,
@@ -89,28 +122,47 @@ impl Store {
         from: FlashPlace,
         to: FlashPlace,
     ) -> Option<Reinsertion> {
-        let _ = (now, key, generation, from, to);
-        unimplemented!("the index of objects on flash")
+        let hashed = self.hash(key);
+        let shard_index = self.0.shard_of(hashed.hash);
+        let (index, expires) = self.0.with(shard_index, |shard, _| {
+            let index = shard.current(hashed, generation, from)?;
+            let expires = shard.flash.expiry(index);
+            (expires.is_none_or(|at| at > now) && shard.begin_move(index, to)).then_some((index, expires))
+        })?;
+        let store = self.clone();
+        Some(Reinsertion { expires, store, shard: shard_index, index, generation, to, settled: false })
     }
 
     /// A slot is reclaimed or lost: retires it in the graveyard, then forgets its records. Objects that are in DRAM too are
     /// dirty again; the others are gone. Returns how many records still counted.
     pub fn drop_slot<'a>(&self, slot: u16, records: impl IntoIterator<Item = SlotRecord<'a>>) -> u64 {
-        let _ = (slot, records.into_iter().count());
-        unimplemented!("the index of objects on flash")
+        // First: what is written under a key whose record is forgotten must not be outlived by the record.
+        self.0.flash().graveyard.retire(slot);
+        let drop = |record: SlotRecord<'a>| {
+            let place = FlashPlace { slot, page: record.page };
+            u64::from(self.lose(record.key, record.generation, place, Fate::Retired))
+        };
+        records.into_iter().map(drop).sum()
     }
 
     /// One record proved unreadable, or was lost with a failed sync: buries and forgets it, as [`Store::drop_slot`] does.
     /// `false` if it does not count any more.
     pub fn drop_record(&self, key: &[u8], generation: Generation, place: FlashPlace) -> bool {
-        let _ = (key, generation, place);
-        unimplemented!("the index of objects on flash")
+        self.lose(key, generation, place, Fate::Dead)
+    }
+
+    fn lose(&self, key: &[u8], generation: Generation, place: FlashPlace, fate: Fate) -> bool {
+        let hashed = self.hash(key);
+        self.0.with(self.0.shard_of(hashed.hash), |shard, space| {
+            let found = shard.current(hashed, generation, place);
+            found.map(|index| shard.lose_record(index, fate, space)).is_some()
+        })
     }
 
     /// Indexes a record found on flash. Of one key the highest generation counts, wherever it lies; the others are buried.
-    /// `false` if the store has a newer one.
+    /// `false` if the store has a newer one, or it has expired.
     pub fn insert_recovered(&self, now: Instant, record: &RecoveredRecord<'_>) -> bool {
-        let _ = (now, record);
-        unimplemented!("the index of objects on flash")
+        let hashed = self.hash(record.key);
+        self.0.with(self.0.shard_of(hashed.hash), |shard, space| shard.recover(now, hashed, record, space))
     }
 }

@@ -186,7 +186,8 @@ impl Store {
                 // Vacant entries cost next to nothing, but the lock is not held for ever.
                 let mut looked = 0;
                 while left > 0 && looked < LOOKED_MAX {
-                    if handle == shard.entries.end() {
+                    // A cursor may be anything that a client made up.
+                    if handle & FLASH == 0 && handle >= shard.entries.end() {
                         handle = FLASH;
                     }
                     if handle & FLASH != 0 && handle & !FLASH >= shard.flash.entries.end() {

@@ -22,6 +22,7 @@ pub(crate) mod pin;
 pub(crate) mod server;
 pub(crate) mod string;
 pub(crate) mod tier_cmd;
+pub(crate) mod untouched;
 
 use crate::dispatch::{Ctx, Flow};
 use protocol::command::{CommandId as Id, Spec};

@@ -94,4 +94,7 @@ pub(crate) struct NodeStats {
     pub(crate) evicted: Counter,
     /// Reads of flash that were given up because they took too long.
     pub(crate) flash_timeouts: Counter,
+    /// Reads of clients that leave no trace.
+    pub(crate) untouched_hits: Counter,
+    pub(crate) untouched_misses: Counter,
 }

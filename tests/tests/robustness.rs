@@ -279,3 +279,29 @@ fn nonsense_of_every_kind_harms_nobody() {
     let log = server.log();
     assert!(!log.contains("panicked"), "ROBUSTNESS_SEED={seed}:\n{log}");
 }
+
+/// `CLIENT NO-TOUCH ON`: reads are answered and counted, and leave no other trace.
+#[test]
+fn reads_that_must_not_touch_leave_no_trace() {
+    for mode in ["copy", "arena"] {
+        let server = Server::start(&["--dram", "64 MiB", "--shm-write", mode]);
+        let mut raw = Raw::to(&server);
+        raw.set("small", "value");
+        raw.set("large", vec![7; 100_000]);
+        let hits = |raw: &mut Raw, key: &str| raw.ask(&["STAT", key]).field("hits").number();
+        assert_eq!(raw.ask(&["CLIENT", "NO-TOUCH", "ON"]).text(), "OK");
+        for _ in 0..3 {
+            assert_eq!(raw.ask(&["GET", "small"]).text(), "value");
+            assert_eq!(raw.ask(&["GETRANGE", "small", "1", "2"]).text(), "al");
+            let both = raw.ask(&["MGET", "large", "nosuch"]);
+            assert_eq!(both.items(), [Value::Bulk(vec![7; 100_000]), Value::Nil]);
+        }
+        assert_eq!((hits(&mut raw, "small"), hits(&mut raw, "large")), (0, 0), "{mode}");
+        let info = raw.ask(&["INFO", "stats"]);
+        assert!(info.text().contains("keyspace_hits:9\r\n"), "{}", info.text());
+        assert!(info.text().contains("keyspace_misses:3\r\n"), "{}", info.text());
+        assert_eq!(raw.ask(&["CLIENT", "NO-TOUCH", "OFF"]).text(), "OK");
+        assert_eq!(raw.ask(&["GET", "small"]).text(), "value");
+        assert_eq!(hits(&mut raw, "small"), 1);
+    }
+}

@@ -98,6 +98,8 @@ fn reset_statistics(node: &Node) {
         &stats.timeouts,
         &stats.evicted,
         &stats.flash_timeouts,
+        &stats.untouched_hits,
+        &stats.untouched_misses,
     ] {
         counter.reset();
     }

@@ -279,8 +279,8 @@ fn stats(out: &mut Fields, facts: &Facts<'_>) {
     out.field("evicted_keys", counters.evicted);
     out.field("evicted_clients", node.stats.evicted.get());
     out.field("evicted_bytes", counters.evicted_bytes);
-    out.field("keyspace_hits", counters.hits);
-    out.field("keyspace_misses", counters.misses);
+    out.field("keyspace_hits", counters.hits + node.stats.untouched_hits.get());
+    out.field("keyspace_misses", counters.misses + node.stats.untouched_misses.get());
     out.field("pubsub_channels", 0);
     out.field("pubsub_patterns", 0);
     out.field("latest_fork_usec", 0);

@@ -6,6 +6,7 @@ use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
 use crate::handler::checked;
 use crate::handler::fetch::{self, Part};
+use crate::handler::untouched;
 use protocol::base::{Crc, Instant, Millis};
 use protocol::command::{Set, SetCondition, SetExpiry, parse_i64};
 use protocol::resp::{Arg, WireError};
@@ -14,6 +15,9 @@ use storage::{Condition, FlashRead, Found, Reservation, StoreError, Terms};
 /// `GET key`
 pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let key = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
+    if untouched::is_wanted(ctx) {
+        return untouched::one(ctx, key, Part::Whole);
+    }
     if ctx.node.arena.is_some() {
         return checked::get(ctx, key);
     }
@@ -35,6 +39,9 @@ pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 pub(crate) fn mget(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let count = ctx.args.len() - 1;
     ctx.reply().array(count);
+    if untouched::is_wanted(ctx) {
+        return Ok(untouched::mget(ctx));
+    }
     if ctx.node.arena.is_some() {
         return Ok(checked::mget(ctx));
     }
@@ -202,6 +209,9 @@ pub(crate) fn getrange(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let key = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
     let number = |index| ctx.args.bytes(index).and_then(parse_i64).ok_or_else(WireError::not_an_integer);
     let (start, end) = (number(2)?, number(3)?);
+    if untouched::is_wanted(ctx) {
+        return untouched::one(ctx, key, Part::Range(start, end));
+    }
     if ctx.node.arena.is_some() {
         return checked::getrange(ctx, key, start, end);
     }

@@ -115,6 +115,18 @@ impl ReadGuard {
         self.crc
     }
 
+    /// A second guard of the same bytes. `None` for bytes that nobody else finds, and when 65,535 reads and leases hold the
+    /// object.
+    pub fn again(&self) -> Option<Self> {
+        let Hold::Entry { store, shard, index, generation } = &self.hold else { return None };
+        let (index, generation) = (*index, *generation);
+        if !store.0.with(*shard, |shard, _| shard.add_user(index)) {
+            return None;
+        }
+        let hold = Hold::Entry { store: store.clone(), shard: *shard, index, generation };
+        Some(Self { hold, generation, crc: self.crc, span: self.span.clone() })
+    }
+
     /// The bytes are not those that were published: no reader finds them any more. What is on flash too stays there.
     pub fn condemn(self) {
         if let Hold::Entry { store, shard, index, .. } = &self.hold {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use tests::server::until;
-use tests::{Server, Wire, wire};
+use tests::{Raw, Server, Value, Wire, wire};
 
 #[test]
 fn a_password_is_asked_for_and_before_it_little_is_allowed() {
@@ -170,6 +170,31 @@ fn evicting_by_hand_frees_what_was_asked_oldest_first() {
     assert_eq!(wire.text("EXISTS k0 k1 k2 k3 k4"), ":0");
     assert_eq!(wire.text("EXISTS k10 k15 k19"), ":3");
     assert_eq!(wire.text("EVICT 1g"), "-ERR value is not an integer or out of range");
+}
+
+#[test]
+fn long_values_keep_their_frames_alone_in_a_row_and_for_a_reader_in_no_hurry() {
+    let server = Server::start(&["--dram", "128 MiB"]);
+    let lens = [100, (2 << 20) - 1, 2 << 20, (3 << 20) + 5, 6 << 20];
+    let value = |len: usize| -> Vec<u8> { (0..len).map(|at| (at % 251 + len % 5) as u8).collect() };
+    for mut wire in [Raw::tcp(server.addr()).expect("listening"), Raw::unix(&server.socket()).expect("listening")] {
+        for len in lens {
+            wire.set(format!("k{len}"), value(len));
+            assert_eq!(wire.ask(&["GET", &format!("k{len}")]), Value::Bulk(value(len)), "{len} alone");
+            assert_eq!(wire.ask(&["PING"]), Value::Simple("PONG".into()), "after {len}");
+        }
+        for (one, two) in lens.iter().flat_map(|one| lens.iter().map(move |two| (*one, *two))) {
+            for words in [vec!["GET", &format!("k{one}")], vec!["GET", &format!("k{two}")], vec!["PING"]] {
+                wire.request(&words).expect("sent");
+            }
+            if one % 2 == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(wire.recv().expect("a reply"), Value::Bulk(value(one)), "{one} before {two}");
+            assert_eq!(wire.recv().expect("a reply"), Value::Bulk(value(two)), "{two} after {one}");
+            assert_eq!(wire.recv().expect("a reply"), Value::Simple("PONG".into()));
+        }
+    }
 }
 
 #[test]

@@ -34,9 +34,11 @@
 //! - the day's write budget is spent: only what was evicted before is written (ghost admission);
 //! - the process dies: sealed segments are found by their footers, open ones by their records.
 
+mod device;
 pub mod engine;
 pub mod format;
 mod log;
 pub mod journal;
+pub mod meta;
 pub mod recover;
 pub mod tier;

@@ -40,6 +40,7 @@ use crate::flash::engine::{Done, Engine, ScratchPool};
 use crate::flash::format::{DeviceId, Geometry, Life, Table};
 use crate::flash::tier::status::Figures;
 use crate::flash::tier::{FlashError, TierClock};
+use crate::slot::Account;
 use crate::store::flash::FlashPlace;
 use budget::Budget;
 use flight::{Flight, Flights};
@@ -107,6 +108,8 @@ pub(crate) enum FoundSegment {
         /// Bytes of its records.
         used: u64,
     },
+    /// Its header does not read: it is left alone.
+    Unreadable,
     /// Held records when the process ended, and has no footer: it gets one now.
     Open {
         /// Its life.
@@ -142,6 +145,10 @@ pub(crate) struct Log {
     health: Health,
     budget: Budget,
     closing: bool,
+    /// Whether the device is let go, and what becomes of what it holds.
+    leaving: Option<bool>,
+    /// Whom copies in DRAM are charged to.
+    account: Arc<Account>,
     now: Instant,
 }
 
@@ -206,6 +213,8 @@ impl Log {
             health,
             budget,
             closing: false,
+            leaving: None,
+            account: Account::new(),
             now,
         };
         log.syncs.states_changed = true;
@@ -293,9 +302,11 @@ impl Log {
         [probe, drain].into_iter().flatten().min()
     }
 
-    /// Seals the open segments as soon as what is under way is done; from now on no spill is taken.
-    pub(crate) fn close(&mut self) {
+    /// Seals the open segments as soon as what is under way is done; from now on no spill is taken. If the device is let go,
+    /// all segments are then given up; `leave` tells whether their objects are brought into DRAM first.
+    pub(crate) fn close(&mut self, leave: Option<bool>) {
         self.closing = true;
+        self.leaving = leave;
     }
 
     /// Whether nothing is under way, and nothing will be by itself.
@@ -305,6 +316,7 @@ impl Log {
             && self.spills.is_empty()
             && (self.syncs.is_idle() || !self.health.is_on())
             && (!self.closing || self.heads == [None; 2] || !self.health.is_on())
+            && (self.leaving.is_none() || self.is_left() || !self.health.is_on())
     }
 
     fn slot(&self, segment: u32) -> u16 {

@@ -1,8 +1,19 @@
 //! Several devices as one tier: which one an object goes to, who reads it, and what the operator sees and changes.
+//!
+//! Role: owns the devices' threads, the spiller and the journal; everything else reaches them through [`Tier`].
+//!
+//! Invariants:
+//! - The index holds the records of a device before anything is spilled to it.
+//! - A durable acknowledgement comes after the record's sync and the journal's.
 
+mod books;
+mod clerk;
 pub mod config;
 pub mod data_dir;
 pub mod error;
+mod fetch;
+mod opening;
+mod spiller;
 pub mod status;
 
 pub use config::{DeviceConfig, TierConfig};
@@ -10,12 +21,21 @@ pub use data_dir::DataDir;
 pub use error::FlashError;
 pub use status::{DeviceState, DeviceStatus, Phase, Progress};
 
+use crate::Store;
+use crate::flash::device::Device;
+use crate::flash::journal::{Journal, JournalOptions};
+use crate::flash::log::{SpillJob, Ticket};
 use crate::slot::Account;
-use crate::store::flash::FlashRead;
+use crate::store::flash::{FlashRead, Graveyard, SpillOf};
 use crate::store::read::ReadGuard;
-use crate::{Store, StoreError};
-use protocol::base::{Clock, Generation, Instant, StableMemory};
+use books::Books;
+use opening::Opening;
+use parking_lot::{Mutex, RwLock};
+use protocol::base::{ByteLen, Clock, Generation, Instant, StableMemory};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use tokio::sync::{Semaphore, oneshot};
 
 /// Time as the tier sees it: what the store counts in, and what is written to flash.
 pub trait TierClock: Clock {
@@ -28,13 +48,32 @@ pub trait TierClock: Clock {
 pub enum Fetched {
     /// In DRAM, to be sent from there.
     Guard(ReadGuard),
-    /// A small value.
+    /// A small value, or one that DRAM had no room for.
     Small(Vec<u8>),
 }
 
 /// All flash of a node. Cheap to clone; all clones are one tier.
 #[derive(Clone)]
-pub struct Tier(());
+pub struct Tier(Arc<Inner>);
+
+struct Inner {
+    config: TierConfig,
+    store: Store,
+    clock: Arc<dyn TierClock>,
+    data_dir: DataDir,
+    books: Arc<Books>,
+    devices: RwLock<Vec<Arc<Device>>>,
+    /// What opening one more device needs. Held while devices come and go.
+    opening: Mutex<Opening>,
+    fetches: fetch::Fetches,
+    reads: Arc<Semaphore>,
+    /// Whom reads ahead of any request are charged to.
+    account: Arc<Account>,
+    spills: spiller::Spills,
+    spiller: Mutex<Option<JoinHandle<()>>>,
+    clerk: clerk::Clerk,
+    closed: AtomicBool,
+}
 
 impl Tier {
     /// Opens the devices, brings what they hold into the index, and starts their threads. Blocks until then; `progress` tells
@@ -51,23 +90,78 @@ impl Tier {
         clock: Arc<dyn TierClock>,
         progress: Arc<Progress>,
     ) -> Result<Self, FlashError> {
-        let _ = (config, data_dir, store, memories, clock, progress);
-        unimplemented!("being written")
+        progress.enter(Phase::Opening);
+        let boot_epoch = store.0.config.boot_epoch;
+        let options = JournalOptions {
+            sync_interval: config.journal_sync.duration(),
+            boot_first: Generation::first_of(boot_epoch),
+            now_ms: clock.unix_ms(),
+        };
+        let opened = Journal::open(data_dir.path(), options)
+            .map_err(|error| FlashError::io(format!("open the journal in {}", data_dir.path().display()), error))?;
+        if opened.fresh && config.devices.iter().any(|device| data_dir::superblock_of(&device.path).is_some()) {
+            tracing::warn!("there is no journal: what flash devices hold is not believed, since deaths are not known");
+        }
+        let believed_from = if opened.fresh { u64::MAX } else { data_dir.served_epoch() };
+        let books = Arc::new(Books::new(opened.journal, Arc::clone(&clock)));
+        store.enable_flash(Arc::clone(&books) as Arc<dyn Graveyard>);
+        store.set_spilling(false);
+        let opening = Opening {
+            config: config.clone(),
+            store: store.clone(),
+            memories,
+            clock: Arc::clone(&clock),
+            progress: Arc::clone(&progress),
+            books: Arc::clone(&books),
+            remembered: Arc::new(opened.remembered),
+            boot_epoch,
+            believed_from,
+        };
+        let devices = open_all(&opening, &data_dir, &config.devices)?;
+        data_dir
+            .set_served_epoch(boot_epoch)
+            .map_err(|error| FlashError::io(format!("write to {}", data_dir.path().display()), error))?;
+        let reads = config.reads_in_flight.max(1);
+        let inner = Arc::new(Inner {
+            config,
+            store,
+            clock,
+            data_dir,
+            books,
+            devices: RwLock::new(devices),
+            opening: Mutex::new(Opening { believed_from: boot_epoch, ..opening }),
+            fetches: fetch::Fetches::default(),
+            reads: Arc::new(Semaphore::new(reads)),
+            account: Account::new(),
+            spills: spiller::Spills::default(),
+            spiller: Mutex::new(None),
+            clerk: clerk::Clerk::start()?,
+            closed: AtomicBool::new(false),
+        });
+        inner.tell_limits();
+        inner.tell_spilling();
+        let spilling = Arc::clone(&inner);
+        let thread = std::thread::Builder::new()
+            .name("flash-spill".to_owned())
+            .spawn(move || spilling.run_spiller())
+            .map_err(|error| FlashError::io("start the spiller", error))?;
+        *inner.spiller.lock() = Some(thread);
+        progress.enter(Phase::Serving);
+        Ok(Self(inner))
     }
 
     /// Reads an object from flash. Readers of one object at once are served by one read. `None`: it proved unreadable or was
     /// removed, a miss. Dropping the future is harmless.
     ///
     /// # Errors
-    /// [`FlashError::Off`], [`FlashError::Closed`], and [`FlashError::Store`] where DRAM has no room for it.
+    /// [`FlashError::Closed`], and [`FlashError::Store`] where DRAM has no room for it.
     pub async fn fetch(
         &self,
         now: Instant,
         read: FlashRead,
         account: &Arc<Account>,
     ) -> Result<Option<Fetched>, FlashError> {
-        let _ = (now, read, account);
-        Err(FlashError::Store(StoreError::Busy))
+        self.fetch_one(now, read, account).await
     }
 
     /// Returns once the object's record is written and synced, and all tombstones of before are too.
@@ -75,25 +169,49 @@ impl Tier {
     /// # Errors
     /// [`FlashError`]: then nothing is promised; the object lives on in DRAM.
     pub async fn durable(&self, now: Instant, key: &[u8], generation: Generation) -> Result<(), FlashError> {
-        let _ = (now, key, generation);
-        Err(FlashError::Closed)
+        loop {
+            let settled = self.0.spills.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            let (tell, told) = oneshot::channel();
+            let ticket: Ticket = Box::new(move |result| {
+                let _ = tell.send(result);
+            });
+            match self.0.store.spill_of(now, key, generation) {
+                SpillOf::Missing => return Err(FlashError::Gone),
+                SpillOf::InFlight => {
+                    settled.await;
+                    continue;
+                }
+                SpillOf::OnFlash(place) => {
+                    let device = self.0.device_of(place.slot).ok_or(FlashError::Gone)?;
+                    device.sync(ticket);
+                }
+                SpillOf::Spill(spill) => {
+                    let device = self.0.device_for(spill.length).ok_or_else(|| self.0.why_none(spill.length))?;
+                    let charge = Some(self.0.charge_spill(spill.length));
+                    device.spill(SpillJob { spill, ticket: Some(ticket), charge });
+                }
+            }
+            told.await.unwrap_or(Err(FlashError::Closed))?;
+            return self.0.journal_synced().await;
+        }
     }
 
     /// Brings objects into DRAM that will be asked for soon, as far as the bounds allow; what does not fit is not read.
     pub fn prefetch(&self, now: Instant, reads: Vec<FlashRead>) {
-        let _ = (now, reads);
-        unimplemented!("being written")
+        self.prefetch_all(now, reads);
     }
 
     /// The keys of a request in the order of their chain: a later read of one prefetches the next. `PARENT` tells the same as
     /// two keys.
     pub fn learn_chain<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
-        let _ = keys.count();
+        self.learn(keys);
     }
 
     /// Each device's state and figures.
     pub fn status(&self) -> Vec<DeviceStatus> {
-        Vec::new()
+        self.0.devices.read().iter().map(|device| device.status()).collect()
     }
 
     /// Takes one more device in; what it holds is found again. Blocks until then. Returns its number.
@@ -101,20 +219,158 @@ impl Tier {
     /// # Errors
     /// As [`Tier::open`].
     pub fn attach(&self, device: DeviceConfig) -> Result<u32, FlashError> {
-        let _ = device;
-        Err(FlashError::Closed)
+        let opening = self.0.opening.lock();
+        if self.0.closed.load(Ordering::Relaxed) {
+            return Err(FlashError::Closed);
+        }
+        let devices = open_all(&opening, &self.0.data_dir, std::slice::from_ref(&device))?;
+        let id = devices[0].id;
+        if self.0.devices.read().iter().any(|known| known.id == id) {
+            devices[0].close();
+            return Err(FlashError::Config(format!("{}: device number {id} is in use", device.path.display())));
+        }
+        self.0.devices.write().extend(devices);
+        self.0.tell_limits();
+        self.0.tell_spilling();
+        Ok(id)
     }
 
-    /// Lets a device go; its number is not used again. With `drain`, what it holds goes to the other devices first; without,
-    /// it is gone from the index. Blocks until then.
+    /// Lets a device go. With `drain`, what it holds goes to the other devices first, as far as they have room; without, and
+    /// for the rest, it is gone from the index. Blocks until then.
     ///
     /// # Errors
     /// [`FlashError::NoDevice`].
     pub fn detach(&self, id: u32, drain: bool) -> Result<(), FlashError> {
-        let _ = drain;
-        Err(FlashError::NoDevice { id })
+        let _opening = self.0.opening.lock();
+        let device = self.0.devices.read().iter().find(|device| device.id == id).cloned();
+        let device = device.ok_or(FlashError::NoDevice { id })?;
+        device.leaving.store(true, Ordering::Relaxed);
+        self.0.tell_spilling();
+        device.leave(drain);
+        // Also what its tables could not tell: were it to come back, nothing of it would be known to be alive.
+        for segment in 0..device.slots.1 {
+            self.0.books.retire(u16::try_from(u32::from(device.slots.0) + segment).expect("slots lie in 16 bits"));
+        }
+        self.0.devices.write().retain(|known| known.id != id);
+        self.0.books.give_slots(device.slots.0);
+        self.0.tell_limits();
+        Ok(())
     }
 
     /// Spills what is dirty if the configuration says so, seals, syncs, and ends all threads. Blocks until then.
-    pub fn close(&self) {}
+    pub fn close(&self) {
+        let _opening = self.0.opening.lock();
+        if self.0.closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.0.stop_spiller();
+        if let Some(thread) = self.0.spiller.lock().take() {
+            let _ = thread.join();
+        }
+        if let Some(limit) = self.0.config.close_spill {
+            self.0.spill_all(limit);
+        }
+        self.0.store.set_spilling(false);
+        self.0.reads.close();
+        let devices = self.0.devices.read().clone();
+        for device in devices {
+            device.close();
+        }
+        if let Err(error) = self.0.books.journal().sync() {
+            tracing::error!(%error, "the journal could not be synced at the end");
+        }
+        self.0.clerk.close();
+    }
+}
+
+impl Inner {
+    fn device_of(&self, slot: u16) -> Option<Arc<Device>> {
+        self.devices.read().iter().find(|device| device.has_slot(slot)).cloned()
+    }
+
+    /// Why no device takes an object.
+    fn why_none(&self, len: u64) -> FlashError {
+        if self.closed.load(Ordering::Relaxed) {
+            return FlashError::Closed;
+        }
+        let devices = self.devices.read();
+        let off = devices.iter().find_map(|device| device.figures.why_off());
+        match off {
+            Some(why) => FlashError::Off { why },
+            None if devices.is_empty() => FlashError::Off { why: "there is no device".to_owned() },
+            None => FlashError::NoRoom { len },
+        }
+    }
+
+    /// Everything in the journal is durable.
+    async fn journal_synced(&self) -> Result<(), FlashError> {
+        let (tell, told) = oneshot::channel();
+        let books = Arc::clone(&self.books);
+        self.clerk.take(Box::new(move || {
+            let _ = tell.send(books.journal().sync());
+        }));
+        let synced = told.await.map_err(|_| FlashError::Closed)?;
+        synced.map_err(|error| FlashError::io("sync the journal", error))
+    }
+}
+
+/// Opens devices, all at once.
+fn open_all(opening: &Opening, data_dir: &DataDir, configs: &[DeviceConfig]) -> Result<Vec<Arc<Device>>, FlashError> {
+    let numbers = data_dir.numbers_for(configs)?;
+    let started: Vec<_> =
+        configs.iter().zip(numbers).map(|(config, number)| opening.start(config.clone(), number)).collect();
+    let mut devices = Vec::new();
+    let mut failed = None;
+    for started in started {
+        match started.and_then(opening::Started::wait) {
+            Ok(device) => devices.push(device),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        None => Ok(devices),
+        Some(error) => {
+            devices.iter().for_each(|device| device.close());
+            Err(error)
+        }
+    }
+}
+
+impl Device {
+    fn status(&self) -> DeviceStatus {
+        let figures = &self.figures;
+        let of = |figure: &std::sync::atomic::AtomicU64| figure.load(Ordering::Relaxed);
+        let state = match figures.why_off() {
+            _ if self.leaving.load(Ordering::Relaxed) => DeviceState::Leaving,
+            Some(why) => DeviceState::Off { why },
+            None => DeviceState::On,
+        };
+        DeviceStatus {
+            id: self.id,
+            path: self.path.clone(),
+            state,
+            engine: self.engine,
+            size: ByteLen(self.size()),
+            segment_len: ByteLen(self.segment_len),
+            segments: u64::from(self.slots.1),
+            segments_free: of(&figures.segments_free),
+            segments_quarantined: of(&figures.segments_quarantined),
+            used: ByteLen(of(&figures.used)),
+            spills: of(&figures.spills),
+            reinserted: of(&figures.reinserted),
+            written: ByteLen(of(&figures.written)),
+            reinserted_bytes: ByteLen(of(&figures.reinserted_bytes)),
+            reads: of(&figures.reads),
+            read: ByteLen(of(&figures.read)),
+            syncs: of(&figures.syncs),
+            errors: of(&figures.errors),
+            mismatches: of(&figures.mismatches),
+            reclaimed: of(&figures.reclaimed),
+            dropped: of(&figures.dropped),
+            refused: of(&figures.refused),
+            condemned: of(&figures.condemned),
+            budget_left: self.has_budget.then(|| ByteLen(of(&figures.budget_left))),
+            in_flight: usize::try_from(of(&figures.in_flight)).unwrap_or(usize::MAX),
+        }
+    }
 }

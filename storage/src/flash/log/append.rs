@@ -24,6 +24,7 @@ pub(crate) struct SpillJob {
     /// Who waits until it is durable.
     pub(crate) ticket: Option<Ticket>,
     /// Dropped when the job is over: somebody's bound on bytes in flight.
+    #[expect(dead_code, reason = "held until it is dropped")]
     pub(crate) charge: Option<Box<dyn Send>>,
 }
 

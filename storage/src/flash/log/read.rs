@@ -36,9 +36,9 @@ pub(crate) enum Filled {
 /// What came of a read.
 pub(crate) enum Verdict {
     /// All of it is right.
-    Verified(FlashRead, Filled),
+    Verified(Filled),
     /// It is not there any more, wrong, or cannot be read: a miss.
-    Missed(FlashRead),
+    Missed,
 }
 
 /// A record to be read.
@@ -95,14 +95,14 @@ impl Log {
             State::Open(_) | State::Sealing(..) | State::Sealed(_) | State::Reclaiming(_) | State::Draining
         );
         if !holds || !self.health.is_on() {
-            (job.answer)(Verdict::Missed(job.read));
+            (job.answer)(Verdict::Missed);
             return None;
         }
         let layout = RecordLayout::of(job.read.key.len(), job.read.length);
         let pages = u32::from(job.read.place.page) + layout.pages();
         if pages > self.config.geometry.pages() {
             self.mismatch(&job.read);
-            (job.answer)(Verdict::Missed(job.read));
+            (job.answer)(Verdict::Missed);
             return None;
         }
         let payload = match &job.target {
@@ -124,7 +124,7 @@ impl Log {
             match PlainMemory::new(header_len + rest) {
                 Ok(memory) => Bounce::Own(Arc::new(memory)),
                 Err(_) => {
-                    (job.answer)(Verdict::Missed(job.read));
+                    (job.answer)(Verdict::Missed);
                     return None;
                 }
             }
@@ -163,14 +163,14 @@ impl Log {
             Some(filled) => {
                 self.figures.reads.fetch_add(1, Relaxed);
                 self.figures.read.fetch_add(u64::from(layout.pages()) * PAGE, Relaxed);
-                answer(Verdict::Verified(read, filled));
+                answer(Verdict::Verified(filled));
             }
             None => {
                 // A device that was taken off meanwhile says nothing about the record.
                 if self.health.is_on() {
                     self.mismatch(&read);
                 }
-                answer(Verdict::Missed(read));
+                answer(Verdict::Missed);
             }
         }
     }

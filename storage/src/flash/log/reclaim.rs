@@ -9,14 +9,14 @@
 use super::Log;
 use super::append::row_of;
 use super::flight::Flight;
-use super::segment::{Closing, Sealed, State};
+use super::segment::{Sealed, State};
 use super::syncs::After;
 use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend, lend_mut};
 use crate::flash::engine::{Engine, Op};
 use crate::flash::format::{CHUNK_LEN, Head, Record, RecordLayout, RecordView, Row, Table};
 use crate::store::flash::{Reinsertion, SlotRecord};
-use protocol::base::{Crc, RawSpan, StableMemory};
+use protocol::base::{Crc, RawSpan, StableMemory, copy_and_crc, copy_into};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -132,7 +132,7 @@ impl Log {
         let free = self.segments.iter().filter(|segment| matches!(segment.state, State::Free | State::Draining)).count();
         let wanted = if self.segments.len() < SEGMENTS_MANY { 1 } else { 2 };
         let oldest = || {
-            let needed = free < wanted && !self.closing;
+            let needed = if self.closing { self.leaving.is_some() } else { free < wanted };
             needed.then(|| sealed.min_by_key(|&(_, _, order)| order).map(|(at, ..)| at)).flatten()
         };
         suspect.or_else(oldest).map(|at| u32::try_from(at).expect("segments are counted in 32 bits"))
@@ -196,10 +196,14 @@ impl Log {
         let mut allowance = self.config.geometry.segment_len * u64::from(self.config.reinsert_percent) / 100;
         let mut todo = VecDeque::new();
         for pinned in [true, false] {
-            for found in current.iter().filter(|found| found.hot && found.pinned == pinned && !suspect) {
+            for found in current.iter().filter(|found| found.pinned == pinned && !suspect) {
                 let (row, key) = rows[found.index];
                 let bytes = u64::from(row.layout().pages()) * PAGE;
-                if pinned || bytes <= allowance {
+                let kept = match self.leaving {
+                    Some(drain) => drain,
+                    None => pinned || (found.hot && bytes <= allowance),
+                };
+                if kept {
                     allowance = allowance.saturating_sub(bytes);
                     todo.push_back(Keep { row, key: key.into() });
                 }
@@ -298,6 +302,13 @@ impl Log {
 
     /// Gives it back if there is no room yet.
     fn write_copy(&mut self, engine: &mut dyn Engine, mut copy: Box<Copy>) -> Option<Box<Copy>> {
+        if self.leaving.is_some() {
+            self.keep_in_dram(&copy);
+            if let Some((_, _, copying)) = self.copying() {
+                copying.under_way -= 1;
+            }
+            return None;
+        }
         let key_len = copy.keep.key.len();
         let pages = copy.layout.pages();
         let room = self.room(Head::Reinserted, pages, key_len).or_else(|| self.room(Head::New, pages, key_len));
@@ -403,13 +414,26 @@ impl Log {
         };
     }
 
-    /// Whether every segment that could take a record is past use, now and later.
-    pub(super) fn is_used_up(&self) -> bool {
-        self.segments.iter().all(|segment| match &segment.state {
-            State::Quarantined => true,
-            State::Sealing(_, closing) => segment.lost && *closing != Closing::Records,
-            _ => false,
-        })
+    /// Whether nothing is left that the index could know of.
+    pub(super) fn is_left(&self) -> bool {
+        let left = |state: &State| state.is_free() || matches!(state, State::Quarantined);
+        self.reclaim.is_none() && self.segments.iter().all(|segment| left(&segment.state))
+    }
+
+    /// Brings the object of a record into DRAM, where it stays when the record is dropped.
+    fn keep_in_dram(&mut self, copy: &Copy) {
+        let read = self.store.flash_prefetch(self.now, &copy.keep.key);
+        let Some(read) = read.filter(|read| read.generation == copy.keep.row.generation) else { return };
+        let Ok(promotion) = self.store.promote(self.now, &read, &self.account) else { return };
+        let to = promotion.span();
+        if copy.layout.inline {
+            copy_into(&copy.inline, &to);
+        } else {
+            let from = copy.span().part(copy.layout.header_len(), to.len()).expect("the payload lies behind the header");
+            copy_and_crc(&from, &to, Crc::default());
+        }
+        // Whoever removed the object meanwhile wanted it gone.
+        let _ = promotion.publish(self.now);
     }
 }
 

@@ -113,8 +113,15 @@ impl Log {
     /// Writes the footers of segments whose records are all written.
     pub(super) fn step_seal(&mut self, engine: &mut dyn Engine) {
         if self.closing && self.spills.is_empty() {
-            for segment in self.heads.into_iter().flatten() {
-                self.seal(segment);
+            for which in 0..self.heads.len() {
+                let Some(segment) = self.heads[which] else { continue };
+                if matches!(&self.segments[segment as usize].state, State::Open(open) if open.marks.is_empty()) {
+                    // Nothing was written into it: a footer would make it a segment to be reclaimed.
+                    self.heads[which] = None;
+                    self.segments[segment as usize].state = State::Free;
+                } else {
+                    self.seal(segment);
+                }
             }
         }
         for at in 0..self.segments.len() {

@@ -135,6 +135,7 @@ impl Segment {
     pub(super) fn found(found: FoundSegment) -> Self {
         let (state, life, life_number, used) = match found {
             FoundSegment::Free { life } => (State::Free, None, life, 0),
+            FoundSegment::Unreadable => (State::Quarantined, None, 0, 0),
             FoundSegment::Sealed { life, footer_pages, used, .. } => {
                 (State::Sealed(Sealed { order: 0, footer_pages, table: None }), Some(life), life.life, used)
             }

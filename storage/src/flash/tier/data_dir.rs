@@ -6,6 +6,7 @@
 
 use super::config::DeviceConfig;
 use super::error::FlashError;
+use crate::flash::format::{PAGE_LEN, SUPERBLOCK_COPIES, Superblock};
 use rustix::fs::FlockOperation;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 const LOCK: &str = "lock";
 const EPOCH: &str = "boot-epoch";
+const SERVED: &str = "served-epoch";
+const NUMBERS: &str = "next-device";
 
 /// A locked data directory. The lock ends with the value, and with the process.
 #[derive(Debug)]
@@ -50,11 +53,53 @@ impl DataDir {
     /// [`FlashError::Io`] if it cannot be made durable.
     pub fn next_boot_epoch(&self, devices: &[DeviceConfig]) -> Result<u64, FlashError> {
         let file = self.path.join(EPOCH);
-        let known = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
-        let epoch = devices.iter().filter_map(|device| epoch_of(&device.path)).fold(known, u64::max) + 1;
+        let known = self.number(EPOCH);
+        let told = devices.iter().filter_map(|device| superblock_of(&device.path)).map(|superblock| superblock.boot_epoch);
+        let epoch = told.fold(known, u64::max) + 1;
         self.replace(EPOCH, format!("{epoch}\n").as_bytes())
             .map_err(|error| FlashError::io(format!("write {}", file.display()), error))?;
         Ok(epoch)
+    }
+
+    /// The latest boot that served: a device that was not there then may have missed deaths.
+    pub(super) fn served_epoch(&self) -> u64 {
+        self.number(SERVED)
+    }
+
+    /// This boot serves from now on.
+    pub(super) fn set_served_epoch(&self, epoch: u64) -> io::Result<()> {
+        self.replace(SERVED, format!("{epoch}\n").as_bytes())
+    }
+
+    /// Numbers for devices, in their order: those that they have, or ones that no device ever had here.
+    pub(super) fn numbers_for(&self, devices: &[DeviceConfig]) -> Result<Vec<u32>, FlashError> {
+        let failed = |error| FlashError::io(format!("write to {}", self.path.display()), error);
+        let known: Vec<Option<u32>> =
+            devices.iter().map(|device| superblock_of(&device.path).map(|superblock| superblock.number)).collect();
+        let first = known.iter().flatten().map(|number| u64::from(*number) + 1).fold(self.number(NUMBERS), u64::max);
+        let mut next = first;
+        let mut numbers = Vec::new();
+        for (at, number) in known.iter().enumerate() {
+            if number.is_some() && known[..at].contains(number) {
+                return Err(FlashError::Config(format!(
+                    "{} has the number of another device: it is a copy, or another server's",
+                    devices[at].path.display()
+                )));
+            }
+            numbers.push(number.unwrap_or_else(|| {
+                next += 1;
+                u32::try_from(next - 1).unwrap_or(u32::MAX)
+            }));
+        }
+        if next != self.number(NUMBERS) {
+            self.replace(NUMBERS, format!("{next}\n").as_bytes()).map_err(failed)?;
+        }
+        Ok(numbers)
+    }
+
+    /// The number that a file says, 0 without one.
+    fn number(&self, name: &str) -> u64 {
+        fs::read_to_string(self.path.join(name)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Writes a file whole or not at all.
@@ -68,14 +113,13 @@ impl DataDir {
     }
 }
 
-/// The boot epoch that a device's superblock tells, if it is a device of ours.
-fn epoch_of(path: &Path) -> Option<u64> {
-    use crate::flash::format::{PAGE_LEN, SUPERBLOCK_COPIES, Superblock};
+/// What a device says of itself, if it is a device of ours.
+pub(super) fn superblock_of(path: &Path) -> Option<Superblock> {
     let mut blocks = vec![0; PAGE_LEN * usize::from(SUPERBLOCK_COPIES)];
     File::open(path).ok()?.read_exact(&mut blocks).ok()?;
     let copies: Vec<_> = (0..SUPERBLOCK_COPIES)
         .zip(blocks.chunks_exact(PAGE_LEN))
         .map(|(copy, block)| Superblock::decode(block, copy))
         .collect();
-    Superblock::newest(&copies).ok().map(|superblock| superblock.boot_epoch)
+    Superblock::newest(&copies).ok()
 }

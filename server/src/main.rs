@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    storage::flash::meta::end_process_on_panic();
     let cli = Cli::parse();
     if cli.print_defaults {
         print!("{}", server::config::print::defaults_file());

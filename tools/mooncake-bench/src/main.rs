@@ -15,6 +15,7 @@ mod compare;
 mod cpu;
 mod endpoint;
 mod fill;
+mod flash;
 mod keys;
 mod latency;
 mod limits;

@@ -4,6 +4,7 @@ mod player;
 mod tell;
 
 use crate::capacity::Capacity;
+use crate::flash::FlashCounters;
 use crate::lru;
 use crate::number::index;
 use crate::payload::Verify;
@@ -66,6 +67,9 @@ pub(crate) struct Args {
     /// Exit with an error if fewer of the blocks are hit: one ratio for each replay.
     #[arg(long, value_name = "RATIO,...", value_delimiter = ',')]
     hit_ratio_min: Vec<f64>,
+    /// Exit with an error if the server wrote more blocks to its flash tier than this, for each block asked for.
+    #[arg(long, value_name = "RATIO")]
+    flash_writes_max: Option<f64>,
     /// What saved prefill is worth: llama3-8b@h100, llama3-70b@4xh100, llama2-70b@8xa800, or
     /// parameters=N,layers=N,width=N,flops=N.
     #[arg(long, value_name = "MODEL")]
@@ -120,6 +124,12 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
             eprintln!("hit ratio {ratio:.5} is below {min}");
             report.errors += 1;
         }
+        if let Some(max) = args.flash_writes_max
+            && let Some(writes) = one.flash_writes().filter(|writes| *writes > max)
+        {
+            eprintln!("{writes:.5} flash writes a block are more than {max}");
+            report.errors += 1;
+        }
     }
     tell(&mut report, args, &requests, &played);
     Ok(report)
@@ -133,14 +143,19 @@ fn one(args: &Args, requests: &[Request], blocks: Option<usize>) -> Result<Playe
         None => None,
     };
     let pids = args.target.pids();
+    let flash_before = FlashCounters::of(&args.target.at)?;
     let (own, server) = (crate::cpu::own_seconds(), crate::cpu::seconds_of(&pids));
     let began = Instant::now();
     let tally = play(args, requests, block_len)?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = (crate::cpu::own_seconds() - own, crate::cpu::seconds_of(&pids) - server);
     let objects = capacity.as_mut().map(Capacity::objects).transpose()?;
+    let flash = match (FlashCounters::of(&args.target.at)?, flash_before) {
+        (Some(after), Some(before)) => Some(after.since(before)),
+        _ => None,
+    };
     let lru = blocks.filter(|_| args.reference).map(|blocks| lru::replay(requests, blocks));
-    Ok(Played { blocks, tally, seconds, cpu, objects, lru })
+    Ok(Played { blocks, tally, seconds, cpu, objects, flash, lru })
 }
 
 #[cfg(test)]
@@ -165,6 +180,7 @@ mod tests {
             verify: Verify::Full,
             reference: false,
             hit_ratio_min: vec![],
+            flash_writes_max: None,
             cost_model: None,
         }
     }

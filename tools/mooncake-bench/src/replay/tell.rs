@@ -2,6 +2,7 @@
 
 use super::Args;
 use super::player::Tally;
+use crate::flash::FlashCounters;
 use crate::latency::{Latency, show_us};
 use crate::lru::Hits;
 use crate::number::real;
@@ -22,6 +23,8 @@ pub(super) struct Played {
     pub(super) cpu: (f64, f64),
     /// Objects on the server afterwards.
     pub(super) objects: Option<u64>,
+    /// What the server's flash tier did meanwhile, if it has one.
+    pub(super) flash: Option<FlashCounters>,
     /// What exact LRU of that capacity would have hit.
     pub(super) lru: Option<Hits>,
 }
@@ -29,6 +32,12 @@ pub(super) struct Played {
 impl Played {
     fn name(&self) -> String {
         self.blocks.map_or("as the server is".into(), |blocks| format!("{blocks} blocks"))
+    }
+
+    /// Blocks written to flash, for each block asked for.
+    pub(super) fn flash_writes(&self) -> Option<f64> {
+        let flash = self.flash?;
+        Some(real(flash.spills + flash.reinserted) / real(self.tally.hits.references.max(1)))
     }
 
     fn a_second(&self, bytes: u64) -> String {
@@ -56,7 +65,7 @@ impl Played {
             "prefix_ratio": hits.prefix_ratio(), "token_ratio": hits.token_ratio(), "lru": self.lru,
             "stored": tally.stored, "refused": tally.refused, "wrong": tally.wrong, "seconds": self.seconds,
             "read_bytes": tally.read_bytes, "put_bytes": tally.put_bytes, "prefill_saved_s": tally.prefill_saved_s,
-            "latency": latencies,
+            "flash": self.flash, "flash_writes_a_block": self.flash_writes(), "latency": latencies,
         })
     }
 }
@@ -97,6 +106,16 @@ pub(super) fn tell(report: &mut Report, args: &Args, requests: &[Request], playe
     row("blocks refused for lack of room", &|p| p.tally.refused.to_string());
     row("blocks with wrong bytes", &|p| p.tally.wrong.to_string());
     row("objects at the end", &|p| p.objects.map_or("-".into(), |objects| objects.to_string()));
+    if played.iter().any(|one| one.flash.is_some()) {
+        let count = |of: fn(FlashCounters) -> u64| {
+            move |p: &Played| p.flash.map_or("-".into(), |flash| of(flash).to_string())
+        };
+        row("blocks read from flash", &count(|flash| flash.reads));
+        row("blocks written to flash", &count(|flash| flash.spills));
+        row("blocks written to flash again", &count(|flash| flash.reinserted));
+        row("blocks dropped from flash", &count(|flash| flash.dropped));
+        row("blocks written to flash, for each asked for", &|p| p.flash_writes().map_or("-".into(), ratio));
+    }
     row("seconds", &|p| format!("{:.2}", p.seconds));
     row("requests a second", &|p| format!("{:.1}", real(p.tally.hits.requests) / p.seconds));
     row("read and compared", &|p| p.a_second(p.tally.read_bytes));

@@ -21,7 +21,7 @@ pub use error::{ConfigError, Problem, SetError};
 pub use flash::{Device, Devices};
 pub use table::{Config, SettingInfo, When, setting, settings};
 pub use value::{
-    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, Seconds, Secret, ShmWrite, Value,
+    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, Seconds, Secret, ShmWrite, Value,
 };
 
 use crate::cli::Cli;

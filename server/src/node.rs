@@ -6,7 +6,7 @@ use crate::arena::Arena;
 use crate::bulk::BulkSessions;
 use crate::clients::Clients;
 use crate::clock::BootClock;
-use crate::config::{Config, ShmWrite};
+use crate::config::{Config, PromoteOn, ShmWrite};
 use crate::flash::Flash;
 use crate::sampler::Sampler;
 use crate::slow::Slow;
@@ -80,6 +80,8 @@ pub(crate) struct Hot {
     pub(crate) spill_wait: Duration,
     /// Time that a read of flash or a durable commit may take.
     pub(crate) flash_wait: Duration,
+    /// Which read of an object on flash brings it back.
+    pub(crate) promote_on: PromoteOn,
     /// Whether anything is read ahead.
     pub(crate) prefetches: bool,
     pub(crate) needs_auth: AtomicBool,
@@ -167,6 +169,7 @@ impl Node {
             lease_max: config.lease_ms_max,
             spill_wait: config.spill_wait_ms.duration(),
             flash_wait: config.flash_wait_ms_max.duration(),
+            promote_on: config.promote_on,
             prefetches: config.prefetch_len.get() > 0,
             needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
             loading: AtomicBool::new(true),

@@ -94,6 +94,8 @@ pub(crate) struct NodeStats {
     pub(crate) evicted: Counter,
     /// Reads of flash that were given up because they took too long.
     pub(crate) flash_timeouts: Counter,
+    /// Reads that the index sent to flash, where nothing could be had.
+    pub(crate) flash_missed: Counter,
     /// Reads of clients that leave no trace.
     pub(crate) untouched_hits: Counter,
     pub(crate) untouched_misses: Counter,

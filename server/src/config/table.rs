@@ -5,7 +5,8 @@
 
 use super::flash::Devices;
 use super::value::{
-    Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, Seconds, Secret, ShmWrite, Value,
+    Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, Seconds, Secret, ShmWrite,
+    Value,
 };
 use super::{Machine, Origin};
 use protocol::base::{ByteLen, Millis};
@@ -282,8 +283,8 @@ settings! {
         Start flash_wait_ms_max: Millis = "10000", "10" to "600000";
         /// Time after which a deletion, a pin or a changed life is synced. A killed process loses none of them, a machine without power those of this time.
         Start journal_sync_ms: Millis = "50", "1" to "10000";
-        /// Which `GET` of an object on flash brings it back into DRAM. `LEASE` always does. 0 is never.
-        Start promote_reads: usize = "2", "1" to "100", or "0" is "never";
+        /// Which `GET` of an object on flash brings it back into DRAM. `LEASE` always does.
+        Start promote_on: PromoteOn = "second";
         /// Bytes of a chain that are read ahead when a reader of it goes to flash.
         Start prefetch_len: ByteLen = "16 MiB", "4 KiB" to "1 GiB", or "0" is "none";
         /// Time that a stop may take to write what lies in DRAM only. `SHUTDOWN NOSAVE` takes none.

@@ -339,6 +339,18 @@ words! {
 }
 
 words! {
+    /// Which in-band read of an object on flash brings it back into DRAM.
+    PromoteOn: "first, second or never" {
+        /// Every one.
+        First = "first",
+        /// Not the first since it was written there.
+        Second = "second",
+        /// None.
+        Never = "never",
+    }
+}
+
+words! {
     /// The least important line that is still logged.
     LogLevel: "error, warn, info, debug or trace" {
         /// What needs a person.

@@ -98,6 +98,7 @@ fn reset_statistics(node: &Node) {
         &stats.timeouts,
         &stats.evicted,
         &stats.flash_timeouts,
+        &stats.flash_missed,
         &stats.untouched_hits,
         &stats.untouched_misses,
     ] {

@@ -126,7 +126,7 @@ fn available() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-const RULES: [fn(&Vitals) -> Option<Finding>; 16] = [
+const RULES: [fn(&Vitals) -> Option<Finding>; 17] = [
     missing_memory,
     prefault,
     watermark,
@@ -142,6 +142,7 @@ const RULES: [fn(&Vitals) -> Option<Finding>; 16] = [
     devices_off,
     rot,
     slow_flash,
+    dropped,
     budget,
 ];
 
@@ -206,7 +207,8 @@ fn watermark(v: &Vitals) -> Option<Finding> {
 }
 
 fn residence(v: &Vitals) -> Option<Finding> {
-    if v.eviction_rate <= 0.0 {
+    // With flash it is not gone when it leaves DRAM.
+    if v.eviction_rate <= 0.0 || !v.devices.is_empty() {
         return None;
     }
     let seconds = v.sums.live as f64 / v.eviction_rate;
@@ -411,6 +413,20 @@ fn slow_flash(v: &Vitals) -> Option<Finding> {
     )
 }
 
+fn dropped(v: &Vitals) -> Option<Finding> {
+    if v.counters.dropped_dirty == 0 {
+        return None;
+    }
+    found(
+        Severity::Warning,
+        "spill-behind",
+        format!("{} objects were dropped before they could be written to flash.", v.counters.dropped_dirty),
+        "Writers outrun the devices: attach another (TIER ATTACH), raise `spill-wait-ms`, or give more `dram`. CONFIG \
+         RESETSTAT starts the count again.",
+        false,
+    )
+}
+
 fn budget(v: &Vitals) -> Option<Finding> {
     let spent = names(v, |device| device.budget_left == Some(ByteLen(0)));
     if spent.is_empty() {
@@ -535,7 +551,10 @@ mod tests {
         };
         check("prefault", &|v| v.prefaulted = gib / 2);
         check("watermark", &|v| v.memory.slots = gib);
-        check("eviction-age", &|v| v.eviction_rate = 100.0 * 1048576.0);
+        check("eviction-age", &|v| {
+            v.eviction_rate = 100.0 * 1048576.0;
+            v.devices.clear();
+        });
         check("fragmentation", &|v| v.memory.scatter = 1.5);
         check("fragmentation", &|v| v.memory.holes = 600 << 20);
         check("reservations", &|v| v.sums.reserved = 240 << 20);
@@ -548,6 +567,7 @@ mod tests {
         check("tier-off", &|v| v.devices[0].state = DeviceState::Off { why: "EIO".to_owned() });
         check("flash-rot", &|v| v.devices[0].mismatches = 1);
         check("flash-slow", &|v| v.flash_timeouts = 1);
+        check("spill-behind", &|v| v.counters.dropped_dirty = 1);
         check("write-budget", &|v| v.devices[0].budget_left = Some(ByteLen(0)));
         check("huge-pages", &|v| {
             v.segments_len = 8 * gib;

@@ -4,8 +4,9 @@
 //! - What a read found first is what it answers, whatever becomes of the key while flash is read.
 //! - No fetch outlasts the time that one may take, nor the connection it is for.
 
-use super::checked;
 use super::string::range;
+use super::{checked, untouched};
+use crate::config::PromoteOn;
 use crate::conn::BULKY_LEN_MIN;
 use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
@@ -25,6 +26,8 @@ pub(crate) struct Fetching {
     items: Vec<Option<Found>>,
     /// What is wanted of each.
     part: Part,
+    /// Whether the reader leaves no trace: then nothing is brought into DRAM for it.
+    untouched: bool,
 }
 
 /// How an object, or none, is replied.
@@ -46,18 +49,26 @@ pub(crate) fn wait(ctx: &mut Ctx<'_>, items: Vec<Option<Found>>, part: Part) -> 
         Some(Found::Flash(read)) => read.length >= BULKY_LEN_MIN,
     };
     *ctx.bulky = *ctx.bulky || items.iter().any(bulky);
-    Flow::Wait(Job::Fetch(Box::new(Fetching { items, part })))
+    let untouched = untouched::is_wanted(ctx);
+    Flow::Wait(Job::Fetch(Box::new(Fetching { items, part, untouched })))
 }
 
 impl Fetching {
     /// Reads what lies on flash and writes the replies.
     pub(crate) async fn reply(self, session: &Session, output: &mut Output) {
-        let Self { items, part } = self;
+        let Self { items, part, untouched } = self;
+        let promote_on = session.node.hot.promote_on;
         let mut there = Vec::with_capacity(items.len());
         let mut reads = Vec::new();
         for (at, item) in items.into_iter().enumerate() {
             there.push(match item {
-                Some(Found::Flash(read)) => {
+                Some(Found::Flash(mut read)) => {
+                    read.promote = match promote_on {
+                        _ if untouched => false,
+                        PromoteOn::First => true,
+                        PromoteOn::Second => read.promote,
+                        PromoteOn::Never => false,
+                    };
                     reads.push((at, read));
                     Ok(None)
                 }
@@ -142,14 +153,18 @@ pub(crate) async fn fetch_all(
 
 async fn fetch(node: &Node, account: &Arc<Account>, read: FlashRead) -> Result<Option<Fetched>, WireError> {
     let Some(tier) = node.tier() else { return Ok(None) };
-    match tokio::time::timeout(node.hot.flash_wait, tier.fetch(node.now(), read, account)).await {
-        Ok(Ok(fetched)) => Ok(fetched),
-        Ok(Err(error @ FlashError::Store(_))) => Err(flash(&error)),
+    let fetched = match tokio::time::timeout(node.hot.flash_wait, tier.fetch(node.now(), read, account)).await {
+        Ok(Ok(fetched)) => fetched,
+        Ok(Err(error @ FlashError::Store(_))) => return Err(flash(&error)),
         // The device says so itself, in `TIER LIST` and in the log.
-        Ok(Err(_)) => Ok(None),
+        Ok(Err(_)) => None,
         Err(_) => {
             node.stats.flash_timeouts.add(1);
-            Ok(None)
+            None
         }
+    };
+    if fetched.is_none() {
+        node.stats.flash_missed.add(1);
     }
+    Ok(fetched)
 }

@@ -279,8 +279,11 @@ fn stats(out: &mut Fields, facts: &Facts<'_>) {
     out.field("evicted_keys", counters.evicted);
     out.field("evicted_clients", node.stats.evicted.get());
     out.field("evicted_bytes", counters.evicted_bytes);
-    out.field("keyspace_hits", counters.hits + node.stats.untouched_hits.get());
-    out.field("keyspace_misses", counters.misses + node.stats.untouched_misses.get());
+    out.field(
+        "keyspace_hits",
+        (counters.hits + node.stats.untouched_hits.get()).saturating_sub(node.stats.flash_missed.get()),
+    );
+    out.field("keyspace_misses", counters.misses + node.stats.untouched_misses.get() + node.stats.flash_missed.get());
     out.field("pubsub_channels", 0);
     out.field("pubsub_patterns", 0);
     out.field("latest_fork_usec", 0);
@@ -362,10 +365,11 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
     out.field(
         "tier_dram",
         format_args!(
-            "state=online,capacity={},used={used},free={},objects={}",
+            "state=online,capacity={},used={used},free={},objects={},hits={}",
             sums.capacity,
             sums.capacity.saturating_sub(used),
-            usage.objects
+            usage.objects + usage.on_both - usage.on_flash,
+            usage.counters.hits.saturating_sub(usage.counters.flash_hits)
         ),
     );
     let devices = facts.node.tier().map(|tier| tier.status()).unwrap_or_default();
@@ -402,8 +406,25 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
     out.field("flash_devices", devices.len());
     out.field("flash_objects", usage.on_flash);
     out.field("flash_bytes", usage.flash_bytes);
-    out.field("flash_clean_bytes", usage.clean_bytes);
-    out.field("flash_timeouts", facts.node.stats.flash_timeouts.get());
+    out.field("flash_only_objects", usage.on_flash.saturating_sub(usage.on_both));
+    out.field("dram_clean_bytes", usage.clean_bytes);
+    out.field("dram_dirty_bytes", sums.live.saturating_sub(usage.clean_bytes));
+    let counters = &usage.counters;
+    let stats = &facts.node.stats;
+    for (name, count) in [
+        ("flash_hits", counters.flash_hits.saturating_sub(stats.flash_missed.get())),
+        ("flash_missed", stats.flash_missed.get()),
+        ("flash_timeouts", stats.flash_timeouts.get()),
+        ("spilled_objects", counters.spilled),
+        ("spilled_bytes", counters.spilled_bytes),
+        ("promoted_objects", counters.promoted),
+        ("demoted_objects", counters.demoted),
+        ("dropped_unspilled_objects", counters.dropped_dirty),
+        ("dropped_flash_objects", counters.dropped_flash),
+        ("reinserted_objects", counters.reinserted),
+    ] {
+        out.field(name, count);
+    }
     for (name, bytes) in [
         ("bytes_live", sums.live),
         ("bytes_reserved", sums.reserved),

@@ -44,7 +44,7 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     reply.field("capacity").count(memory.capacity);
     reply.field("used").count(memory.slots);
     reply.field("free").count(memory.capacity.saturating_sub(memory.slots));
-    reply.field("objects").count(usage.objects);
+    reply.field("objects").count(usage.objects + usage.on_both - usage.on_flash);
     for device in devices {
         let why = if let DeviceState::Off { why } = &device.state { Some(why.clone()) } else { None };
         reply.map(22 + usize::from(why.is_some()));

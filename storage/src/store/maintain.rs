@@ -90,6 +90,8 @@ pub struct Usage {
     pub grants: u64,
     /// Live objects on flash, whether in DRAM too or not.
     pub on_flash: u64,
+    /// Of those, in DRAM too.
+    pub on_both: u64,
     /// Bytes that their records take, about.
     pub flash_bytes: u64,
     /// Bytes of slots in DRAM whose objects lie on flash too, so that dropping them costs nothing.
@@ -230,6 +232,7 @@ impl Store {
                 sum.grants += shard.grants.len() as u64;
                 sum.index_bytes += shard.index_bytes() as u64;
                 sum.on_flash += shard.flash.len() as u64;
+                sum.on_both += shard.flash.both() as u64;
                 sum.flash_bytes += shard.flash.record_bytes();
                 sum.clean_bytes += shard.flash.clean_bytes;
                 sum.counters += shard.counters;

@@ -29,7 +29,15 @@ const FROM: Syntax = block("source", &[integer("fd"), integer("offset")]).after(
 
 const PUT_ERRORS: &[ErrorWord] =
     &[ErrorWord::Exists, ErrorWord::Oom, ErrorWord::Quota, ErrorWord::TooBig, ErrorWord::NoTransport];
-const COMMIT_ERRORS: &[ErrorWord] = &[ErrorWord::NoGrant, ErrorWord::Crc, ErrorWord::Exists, ErrorWord::Denied];
+const COMMIT_ERRORS: &[ErrorWord] = &[
+    ErrorWord::NoGrant,
+    ErrorWord::Crc,
+    ErrorWord::Exists,
+    ErrorWord::Denied,
+    ErrorWord::Busy,
+    ErrorWord::Oom,
+    ErrorWord::Stale,
+];
 
 /// Entries of this family.
 pub(super) const SPECS: &[Spec] = &[
@@ -74,7 +82,11 @@ pub(super) const SPECS: &[Spec] = &[
             integer("bytes").after("BYTES").optional(),
             FROM.optional(),
         ])
-        .answers("map: `key`, `generation`, `length`; the same again if repeated within 60 s", COMMIT_ERRORS),
+        .answers(
+            "map: `key`, `generation`, `length`; the same again if repeated within 60 s. Of a `DURABLE` grant when it is \
+             synced on flash; if that fails, the object is live all the same, and the error says that it is not durable",
+            COMMIT_ERRORS,
+        ),
     Spec::new(CommandId::Abort, "abort", 2, Group::Object)
         .writes(Keys::None)
         .fast()
@@ -112,7 +124,7 @@ pub(super) const SPECS: &[Spec] = &[
         .answers(
             "map: `state`, `generation`, `length`, `crc`, `ttl` (ms, -1 if it lives for ever), `pins`, `soft-pinned`, \
              `leases` (reads in flight too), `hits`, `idle` (ms), `depth` (in its chain), `charge` (bytes its slot \
-             takes), `replicas` (array of maps: `node`, `tier`, `where`); or nil",
+             takes in DRAM), `replicas` (array of maps: `node`, `tier` (`dram` or `flash`), `where`); or nil",
             &[],
         ),
 ];

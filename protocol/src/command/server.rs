@@ -203,7 +203,11 @@ pub(super) const SPECS: &[Spec] = &[
     about(CommandId::Shutdown, "shutdown", -1)
         .admin()
         .while_loading()
-        .doc("1.0.0", "O(N) in the number of connections", "Ends the server.")
+        .doc(
+            "1.0.0",
+            "O(N) in the bytes that lie in DRAM only",
+            "Ends the server. What lies in DRAM only is written to flash first, unless `NOSAVE`.",
+        )
         .takes(&[
             one_of("save-selector", &[token("nosave", "NOSAVE"), token("save", "SAVE")]).optional(),
             token("now", "NOW").optional(),

@@ -178,6 +178,20 @@ impl Journal {
         Ok(Opened { journal: Self { shared, thread: Some(thread) }, remembered, damage, fresh })
     }
 
+    /// Reads a journal without opening it, whoever else uses it. `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn peek(directory: &Path) -> io::Result<Option<(Remembered, Damage)>> {
+        let bytes = match fs::read(directory.join(JOURNAL_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
+        let mut remembered = Remembered::default();
+        let damage = replay(&bytes, |note| remembered.apply(note));
+        Ok(Some((remembered, damage)))
+    }
+
     /// Remembers `notes`: they survive this process from now on, and a power cut within the sync interval.
     pub fn append(&self, notes: &[Note<'_>]) {
         if notes.is_empty() {

@@ -12,11 +12,13 @@
 //! - A device that fails to read a part loses that part, not the rest.
 //! - Reads are batches, so that the device has several at once; tables are decoded by several threads meanwhile.
 
+mod check;
 mod source;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+pub use check::{RecordError, read_record};
 pub use source::{EngineSource, FileSource, Source};
 pub use walk::{Walked, walk};
 

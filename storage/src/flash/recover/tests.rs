@@ -372,6 +372,36 @@ fn devices_that_are_none_are_refused_with_a_reason() {
     assert_eq!(superblock(&mut &one_copy[..]).expect("the other copy"), image.superblock);
 }
 
+#[test]
+fn a_record_is_read_only_if_all_of_it_is_right() {
+    let (mut image, mut truth) = (Image::new(6), Truth::new());
+    let mut filling = image.begin(0, 1);
+    image.fill(&mut filling, 1000, &mut truth);
+    let geometry = image.superblock.geometry;
+    let life = filling.header.life;
+    let mut random = StdRng::seed_from_u64(6);
+    for (row, key) in filling.table.iter() {
+        let read = |bytes: &[u8], row: &Row, key: &[u8]| {
+            let (mut source, mut payload) = (bytes, Vec::new());
+            read_record(&mut source, geometry, &life, row, key, &mut |part| payload.extend_from_slice(part))
+                .map(|()| payload)
+        };
+        let payload = read(&image.bytes, &row, key).expect("whole");
+        assert_eq!((payload.len(), Crc::of(&payload)), (row.length as usize, row.crc));
+        let other = Row { generation: Generation(0), ..row };
+        assert!(matches!(read(&image.bytes, &other, key), Err(RecordError::Differs)));
+        let at = image.base(0) + usize::from(row.page) * PAGE_LEN;
+        let len = match row.layout().inline {
+            true => PAGE_LEN,
+            false => row.layout().header_len() + row.length as usize,
+        };
+        let flip = at + random.random_range(0..len);
+        image.bytes[flip] ^= 1;
+        assert!(read(&image.bytes, &row, key).is_err(), "byte {} of a record of {len}", flip - at);
+        image.bytes[flip] ^= 1;
+    }
+}
+
 /// Fails to read some pages, as a device with bad blocks does.
 struct Failing<'a> {
     bytes: &'a [u8],

@@ -26,8 +26,10 @@ mod flight;
 mod health;
 mod read;
 mod reclaim;
-mod segment;
 mod seal;
+mod segment;
+#[cfg(test)]
+mod simulation;
 
 
 mod syncs;
@@ -259,7 +261,9 @@ impl Log {
             self.start_spills(engine);
             self.step_begin(engine);
             self.step_seal(engine);
+            self.step_proofs(engine);
         } else {
+            self.forget_proofs();
             self.refuse_spills();
         }
         self.step_syncs(engine);
@@ -282,6 +286,7 @@ impl Log {
                 drop(page);
                 self.begin_done(segment, result);
             }
+            Flight::Proof { segment, page } => self.proof_done(segment, &page, result),
             Flight::Footer { segment, memory } => {
                 drop(memory);
                 self.footer_done(segment, result);

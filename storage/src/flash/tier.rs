@@ -6,13 +6,13 @@
 //! - The index holds the records of a device before anything is spilled to it.
 //! - A durable acknowledgement comes after the record's sync and the journal's.
 
-mod books;
+pub(in crate::flash) mod books;
 mod clerk;
 pub mod config;
 pub mod data_dir;
 pub mod error;
 mod fetch;
-mod opening;
+pub(in crate::flash) mod opening;
 mod spiller;
 pub mod status;
 
@@ -25,6 +25,7 @@ use crate::Store;
 use crate::flash::device::Device;
 use crate::flash::journal::{Journal, JournalOptions};
 use crate::flash::log::{SpillJob, Ticket};
+use crate::flash::meta::{MetaStore, NoMeta, SledOptions, SledStore};
 use crate::slot::Account;
 use crate::store::flash::{FlashRead, Graveyard, SpillOf};
 use crate::store::read::ReadGuard;
@@ -103,7 +104,13 @@ impl Tier {
             tracing::warn!("there is no journal: what flash devices hold is not believed, since deaths are not known");
         }
         let believed_from = if opened.fresh { u64::MAX } else { data_dir.served_epoch() };
-        let books = Arc::new(Books::new(opened.journal, Arc::clone(&clock)));
+        let meta: Box<dyn MetaStore> = if config.meta {
+            let store = SledStore::open(&data_dir.path().join("meta"), SledOptions::default());
+            Box::new(store.map_err(|error| FlashError::io("start the metadata store", error))?)
+        } else {
+            Box::new(NoMeta)
+        };
+        let books = Arc::new(Books::new(opened.journal, meta, Arc::clone(&clock)));
         store.enable_flash(Arc::clone(&books) as Arc<dyn Graveyard>);
         store.set_spilling(false);
         let opening = Opening {
@@ -279,6 +286,7 @@ impl Tier {
         if let Err(error) = self.0.books.journal().sync() {
             tracing::error!(%error, "the journal could not be synced at the end");
         }
+        self.0.books.meta().sync();
         self.0.clerk.close();
     }
 }

@@ -19,6 +19,8 @@ pub(super) enum Flight {
     Spill(Box<SpillFlight>),
     /// The header page of a new life.
     Begin { segment: u32, page: Scratch },
+    /// The same, being read back once it is synced.
+    Proof { segment: u32, page: Scratch },
     /// A footer's write.
     Footer { segment: u32, memory: Arc<PlainMemory> },
     /// A footer's read, before a reclaim.

@@ -4,12 +4,12 @@
 //! - A new life has a higher number than any other of the device, and a nonce of its own.
 //! - A footer is written when all writes of its segment are over, and lists those that succeeded.
 
-use super::segment::{Closing, Open, Sealed, State};
+use super::segment::{Begun, Closing, Open, Sealed, State};
 use super::syncs::After;
 use super::Log;
 use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend_mut};
-use crate::flash::engine::{Engine, Op};
+use crate::flash::engine::{Engine, Op, Scratch};
 use crate::flash::format::{Head, Life, Nonce, SegmentHeader};
 use crate::flash::log::flight::Flight;
 use protocol::base::RawSpan;
@@ -45,7 +45,7 @@ impl Log {
         page.bytes_mut()[..PAGE as usize].copy_from_slice(&header.encode());
         let parts = vec![page.span(PAGE as usize)];
         let segment = &mut self.segments[at];
-        segment.state = State::Beginning;
+        segment.state = State::Beginning(Begun::Writing);
         segment.life = Some(life);
         segment.life_number = life.life;
         segment.mismatches = 0;
@@ -66,10 +66,45 @@ impl Log {
 
     pub(super) fn begin_synced(&mut self, segment: u32) {
         self.figures.written.fetch_add(PAGE, Relaxed);
-        let entry = &mut self.segments[segment as usize];
-        assert!(matches!(entry.state, State::Beginning), "segment {segment} begins once");
-        entry.state = State::Ready;
-        self.ledger.begun(self.slot(segment), self.segments[segment as usize].life());
+        self.segments[segment as usize].state = State::Beginning(Begun::Synced);
+    }
+
+    /// Reads new headers back: if one was lost on its way, the records of the life before would verify again.
+    pub(super) fn step_proofs(&mut self, engine: &mut dyn Engine) {
+        for at in 0..self.segments.len() {
+            if !matches!(self.segments[at].state, State::Beginning(Begun::Synced)) {
+                continue;
+            }
+            let Some(page) = self.pool.take() else { return };
+            self.segments[at].state = State::Beginning(Begun::Reading);
+            let segment = u32::try_from(at).expect("segments are counted in 32 bits");
+            let parts = vec![page.span(PAGE as usize)];
+            let tag = self.flights.launch(Flight::Proof { segment, page });
+            engine.submit(Op::read(tag, self.offset(segment, 0), parts));
+        }
+    }
+
+    /// The device is off: what was to be read back begins anew when it is on again.
+    pub(super) fn forget_proofs(&mut self) {
+        for at in 0..self.segments.len() {
+            if matches!(self.segments[at].state, State::Beginning(Begun::Synced)) {
+                self.begin_failed(u32::try_from(at).expect("segments are counted in 32 bits"));
+            }
+        }
+    }
+
+    pub(super) fn proof_done(&mut self, segment: u32, page: &Scratch, result: io::Result<()>) {
+        let life = *self.segments[segment as usize].life();
+        let found = SegmentHeader::decode(&page.bytes()[..PAGE as usize], &self.config.device, segment);
+        if result.is_ok() && found.is_ok_and(|found| found.life == life) && self.health.is_on() {
+            self.segments[segment as usize].state = State::Ready;
+            self.ledger.begun(self.slot(segment), &life);
+            return;
+        }
+        self.begin_failed(segment);
+        if result.is_ok() {
+            self.count_error(&io::Error::other("a segment's header is not what was written"));
+        }
     }
 
     /// The header did not reach the device: the segment holds nothing of either life that counts.

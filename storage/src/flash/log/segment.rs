@@ -7,8 +7,8 @@ use crate::flash::format::{Life, Row, Table};
 pub(super) enum State {
     /// Holds nothing that counts.
     Free,
-    /// Its new header is being written or synced.
-    Beginning,
+    /// Its new header is being written, synced, or read back.
+    Beginning(Begun),
     /// Its new life is durable; nothing was written into it.
     Ready,
     /// Records are appended.
@@ -28,8 +28,19 @@ pub(super) enum State {
 impl State {
     /// Whether it could begin a life, or is about to.
     pub(super) fn is_free(&self) -> bool {
-        matches!(self, Self::Free | Self::Beginning | Self::Ready)
+        matches!(self, Self::Free | Self::Beginning(_) | Self::Ready)
     }
+}
+
+/// How far a new life has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// Its header is being written or synced.
+    Writing,
+    /// It is durable, if the device does not lie; to be read back.
+    Synced,
+    /// It is being read back.
+    Reading,
 }
 
 /// How far the end of a segment's writing has come.

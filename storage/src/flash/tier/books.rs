@@ -6,9 +6,10 @@
 //! - A slot's life changes only when its new header is durable; nothing is indexed in it then.
 
 use super::TierClock;
-use crate::flash::format::{Life, Table};
+use crate::flash::format::{DeviceId, Life, Table};
 use crate::flash::journal::{Journal, Note, RecordAt};
 use crate::flash::log::Ledger;
+use crate::flash::meta::MetaStore;
 use crate::store::flash::{Buried, FlashPlace, Graveyard, Pinned};
 use parking_lot::RwLock;
 use protocol::base::{Generation, Instant};
@@ -23,24 +24,31 @@ struct Range {
     first: u16,
     count: u32,
     device: u16,
+    id: DeviceId,
 }
 
 /// See the module's text.
-pub(super) struct Books {
+pub(in crate::flash) struct Books {
     journal: Journal,
+    meta: Box<dyn MetaStore>,
     clock: Arc<dyn TierClock>,
     ranges: RwLock<Vec<Range>>,
     lives: Box<[AtomicU64]>,
 }
 
 impl Books {
-    pub(super) fn new(journal: Journal, clock: Arc<dyn TierClock>) -> Self {
+    pub(in crate::flash) fn new(journal: Journal, meta: Box<dyn MetaStore>, clock: Arc<dyn TierClock>) -> Self {
         Self {
             journal,
+            meta,
             clock,
             ranges: RwLock::new(Vec::new()),
             lives: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
         }
+    }
+
+    pub(super) fn meta(&self) -> &dyn MetaStore {
+        &*self.meta
     }
 
     pub(super) fn journal(&self) -> &Journal {
@@ -48,7 +56,7 @@ impl Books {
     }
 
     /// Slots for a device of `count` segments; `None` if there are not so many left in a row.
-    pub(super) fn take_slots(&self, device: u16, count: u32) -> Option<u16> {
+    pub(super) fn take_slots(&self, id: DeviceId, device: u16, count: u32) -> Option<u16> {
         let mut ranges = self.ranges.write();
         ranges.sort_unstable_by_key(|range| range.first);
         let mut first = 0u32;
@@ -62,7 +70,7 @@ impl Books {
             return None;
         }
         let first = u16::try_from(first).ok()?;
-        ranges.push(Range { first, count, device });
+        ranges.push(Range { first, count, device, id });
         Some(first)
     }
 
@@ -80,9 +88,14 @@ impl Books {
     }
 
     fn segment_of(&self, slot: u16) -> Option<(u16, u16)> {
+        let (range, segment) = self.range_of(slot)?;
+        Some((range.device, segment))
+    }
+
+    fn range_of(&self, slot: u16) -> Option<(Range, u16)> {
         self.ranges.read().iter().find_map(|range| {
             let segment = u32::from(slot).checked_sub(u32::from(range.first)).filter(|at| *at < range.count)?;
-            Some((range.device, u16::try_from(segment).ok()?))
+            Some((*range, u16::try_from(segment).ok()?))
         })
     }
 
@@ -105,9 +118,17 @@ impl Ledger for Books {
         self.found(slot, life.life);
     }
 
-    fn sealed(&self, _: u16, _: &Life, _: &Table) {}
+    fn sealed(&self, slot: u16, life: &Life, table: &Table) {
+        if let Some((range, segment)) = self.range_of(slot) {
+            self.meta.put(range.id, u32::from(segment), table.encode(life, self.clock.unix_ms()));
+        }
+    }
 
-    fn freed(&self, _: u16) {}
+    fn freed(&self, slot: u16) {
+        if let Some((range, segment)) = self.range_of(slot) {
+            self.meta.remove(range.id, u32::from(segment));
+        }
+    }
 }
 
 impl Graveyard for Books {

@@ -58,6 +58,8 @@ pub struct TierConfig {
     pub journal_sync: Millis,
     /// Whether closing spills what is dirty, and for how long at most.
     pub close_spill: Option<Millis>,
+    /// Whether tables of segments are also kept in the data directory, so that a restart need not read them from the devices.
+    pub meta: bool,
     /// Seeds what need not be secret. Segments' nonces come from the operating system all the same.
     pub seed: u64,
 }
@@ -76,6 +78,7 @@ impl TierConfig {
             probe_interval: Millis(5_000),
             journal_sync: Millis(50),
             close_spill: Some(Millis(10_000)),
+            meta: true,
             seed: 0,
         }
     }

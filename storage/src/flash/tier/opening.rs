@@ -33,17 +33,17 @@ const WORKERS: usize = 2;
 
 /// What opening any device needs.
 #[derive(Clone)]
-pub(super) struct Opening {
-    pub(super) config: TierConfig,
-    pub(super) store: Store,
-    pub(super) memories: Vec<Arc<dyn StableMemory>>,
-    pub(super) clock: Arc<dyn TierClock>,
-    pub(super) progress: Arc<Progress>,
-    pub(super) books: Arc<Books>,
-    pub(super) remembered: Arc<Remembered>,
-    pub(super) boot_epoch: u64,
+pub(in crate::flash) struct Opening {
+    pub(in crate::flash) config: TierConfig,
+    pub(in crate::flash) store: Store,
+    pub(in crate::flash) memories: Vec<Arc<dyn StableMemory>>,
+    pub(in crate::flash) clock: Arc<dyn TierClock>,
+    pub(in crate::flash) progress: Arc<Progress>,
+    pub(in crate::flash) books: Arc<Books>,
+    pub(in crate::flash) remembered: Arc<Remembered>,
+    pub(in crate::flash) boot_epoch: u64,
     /// A device that was not there at this boot or a later one is not believed.
-    pub(super) believed_from: u64,
+    pub(in crate::flash) believed_from: u64,
 }
 
 /// A device that is known or blank, and locked.
@@ -84,11 +84,38 @@ impl Opening {
         device: &DeviceConfig,
         number: u32,
     ) -> Result<(Device, Runner, Box<dyn Engine>, Log), FlashError> {
-        let Known { mut engine, pool, superblock, believed } = self.known(device, number)?;
+        let name = device.path.display();
+        let pool = scratch(device.depth).map_err(|error| FlashError::io(format!("buffers for {name}"), error))?;
+        let options = EngineOptions {
+            kind: device.engine,
+            depth: device.depth,
+            preallocate: device.size,
+            fixed: self.memories.iter().cloned().chain([pool.memory()]).collect(),
+            ..EngineOptions::default()
+        };
+        let engine = engine::open(&device.path, &options).map_err(|error| {
+            if error.kind() == io::ErrorKind::WouldBlock {
+                FlashError::Locked { path: device.path.clone() }
+            } else {
+                FlashError::io(format!("open {name}"), error)
+            }
+        })?;
+        self.open_on(engine, pool, device, number)
+    }
+
+    /// As on a thread of its own, over an engine that is there.
+    pub(in crate::flash) fn open_on(
+        &self,
+        engine: Box<dyn Engine>,
+        pool: ScratchPool,
+        device: &DeviceConfig,
+        number: u32,
+    ) -> Result<(Device, Runner, Box<dyn Engine>, Log), FlashError> {
+        let Known { mut engine, pool, superblock, believed } = self.known(engine, pool, device, number)?;
         let geometry = superblock.geometry;
         let id = u16::try_from(superblock.number)
             .map_err(|_| FlashError::Config(format!("{}: device number {}", device.path.display(), superblock.number)))?;
-        let first_slot = self.books.take_slots(id, geometry.segment_count).ok_or_else(|| {
+        let first_slot = self.books.take_slots(superblock.device, id, geometry.segment_count).ok_or_else(|| {
             let count = geometry.segment_count;
             FlashError::Config(format!("{}: {count} segments are more than are left of 65,536; make them longer", device.path.display()))
         })?;
@@ -125,28 +152,19 @@ impl Opening {
         Ok((device, runner, engine, log))
     }
 
-    /// Opens and locks the device, reads its superblock or writes its first, and says in it that this boot uses it.
-    fn known(&self, device: &DeviceConfig, number: u32) -> Result<Known, FlashError> {
+    /// Reads the superblock or writes the first, and says in it that this boot uses the device.
+    fn known(
+        &self,
+        mut engine: Box<dyn Engine>,
+        pool: ScratchPool,
+        device: &DeviceConfig,
+        number: u32,
+    ) -> Result<Known, FlashError> {
         let name = device.path.display();
         let failed = |what: &str| {
             let what = format!("{what} {name}");
             move |error: io::Error| FlashError::io(what, error)
         };
-        let pool = ScratchPool::new(SCRATCH_LEN, 2 * device.depth.clamp(8, 256)).map_err(failed("buffers for"))?;
-        let options = EngineOptions {
-            kind: device.engine,
-            depth: device.depth,
-            preallocate: device.size,
-            fixed: self.memories.iter().cloned().chain([pool.memory()]).collect(),
-            ..EngineOptions::default()
-        };
-        let mut engine = engine::open(&device.path, &options).map_err(|error| {
-            if error.kind() == io::ErrorKind::WouldBlock {
-                FlashError::Locked { path: device.path.clone() }
-            } else {
-                FlashError::io(format!("open {name}"), error)
-            }
-        })?;
         let mut source = EngineSource::new(&mut *engine).map_err(failed("read"))?;
         let read = recover::superblock(&mut source);
         drop(source);
@@ -289,8 +307,8 @@ impl Visitor<'_> {
 }
 
 impl recover::Visitor for Visitor<'_> {
-    fn meta(&self, _: u32) -> Option<Vec<u8>> {
-        None
+    fn meta(&self, segment: u32) -> Option<Vec<u8>> {
+        self.opening.books.meta().get(self.superblock.device, segment)
     }
 
     fn found(&self, segment: u32, found: Found) {
@@ -334,6 +352,11 @@ impl recover::Visitor for Visitor<'_> {
     fn progress(&self, _: &recover::Progress) {
         self.opening.progress.segments_done.fetch_add(1, Relaxed);
     }
+}
+
+/// A device's small buffers.
+pub(in crate::flash) fn scratch(depth: usize) -> io::Result<ScratchPool> {
+    ScratchPool::new(SCRATCH_LEN, 2 * depth.clamp(8, 256))
 }
 
 /// Writes all copies, one after another, so that at any time one of them is whole.

@@ -388,6 +388,7 @@ impl Shard {
         self.abandon_spill(index);
         self.set_summed(index, dram::CLEAN, false);
         self.set_summed(index, dram::DECLINED, false);
+        self.entries[index].flags &= !dram::HOT;
     }
 
     /// A read in DRAM makes an object worth writing again, and its record worth keeping.

@@ -13,6 +13,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("mooncake-client", &["mooncake-protocol", "mooncake-transport"]),
     ("mooncake-server", &["mooncake-protocol", "mooncake-storage", "mooncake-transport"]),
     ("mooncake-bench", &["mooncake-protocol", "mooncake-transport", "mooncake-client"]),
+    ("mooncake-inspect", &["mooncake-protocol", "mooncake-storage"]),
     ("mooncake-benches", &["mooncake-protocol", "mooncake-storage", "mooncake-transport", "mooncake-client"]),
     (
         "mooncake-tests",

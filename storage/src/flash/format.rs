@@ -14,6 +14,7 @@
 //!   drawn for this life and that no client ever sees. A CRC would not do: it is linear, so that payload bytes can be
 //!   chosen to satisfy it without knowing the secret part.
 //! - The MAC covers where the record lies, so a valid record at another place is none.
+//! - What is decoded encodes to the same bytes: reserved fields and padding are zero, or it is refused.
 //! - Decoding takes any bytes and never panics; lengths are checked before they are used.
 //! - How many pages a record takes follows from its key's length and its payload's: see [`RecordLayout`].
 
@@ -41,6 +42,9 @@ pub const VERSION: u16 = 1;
 pub const SEGMENT_LEN_MIN: u64 = 1 << 20;
 /// Longest segment, in bytes: its pages are counted in 16 bits.
 pub const SEGMENT_LEN_MAX: u64 = 1 << 28;
+
+/// What is wrong where this version of the format has zeros.
+const RESERVED: &str = "what is reserved is not zero";
 
 /// Why bytes were not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

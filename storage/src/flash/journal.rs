@@ -136,8 +136,7 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), true),
             Err(error) => return Err(error),
         };
-        let mut remembered = Remembered::default();
-        let damage = replay(&bytes, |note| remembered.apply(note));
+        let (mut remembered, damage) = Remembered::of_file(&bytes);
         drop(bytes);
         if damage.synced_lost > 0 {
             remembered.apply(&Note::DeadBelow(options.boot_first));
@@ -187,9 +186,7 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes?,
         };
-        let mut remembered = Remembered::default();
-        let damage = replay(&bytes, |note| remembered.apply(note));
-        Ok(Some((remembered, damage)))
+        Ok(Some(Remembered::of_file(&bytes)))
     }
 
     /// Remembers `notes`: they survive this process from now on, and a power cut within the sync interval.

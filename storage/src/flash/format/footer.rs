@@ -27,9 +27,9 @@
 //! |     56 |    8 | `sealed_ms`       | Unix time in milliseconds                                           |
 //! |     64 | 4032 | reserved          | zero                                                                |
 
-use super::bytes::{array, put, u16_at, u32_at, u64_at};
+use super::bytes::{are_zero, array, put, u16_at, u32_at, u64_at};
 use super::record::same;
-use super::{FormatError, Life, PAGE_LEN, RecordLayout, VERSION, mac, pages_ceil};
+use super::{FormatError, Life, PAGE_LEN, RESERVED, RecordLayout, VERSION, mac, pages_ceil};
 use protocol::base::{Crc, Generation, KEY_LEN_MAX};
 
 const MAGIC: [u8; 8] = *b"MKVEND01";
@@ -205,6 +205,13 @@ impl Table {
             return Err(inconsistent("more records than its length allows"));
         }
         let (rows, rest) = body.split_at(rows_len);
+        let reserved = are_zero(&tail_page[10..16]) && are_zero(&tail_page[64..]) && are_zero(&rest[keys_len..]);
+        if !reserved || !rows.chunks_exact(ROW_LEN).all(|row| are_zero(&row[12..16])) {
+            return Err(inconsistent(RESERVED));
+        }
+        if footer_pages(rows_len + keys_len) != tail.pages {
+            return Err(inconsistent("longer than its records need"));
+        }
         let (mut keys_end, mut end) = (0, 1);
         for row in rows.chunks_exact(ROW_LEN).map(Row::decode) {
             if u32::from(row.page) < end {

@@ -25,8 +25,8 @@
 //! A payload stands in the header if fixed part, key and payload fit in one page. Otherwise it begins at the page after
 //! the header, and what follows it in its last page is zero.
 
-use super::bytes::{array, put, u16_at, u32_at, u64_at};
-use super::{FormatError, Life, PAGE_LEN, VERSION, mac, pages_ceil};
+use super::bytes::{are_zero, array, put, u16_at, u32_at, u64_at};
+use super::{FormatError, Life, PAGE_LEN, RESERVED, VERSION, mac, pages_ceil};
 use protocol::base::{Crc, Generation, KEY_LEN_MAX};
 
 const MAGIC: [u8; 8] = *b"MKVREC01";
@@ -210,7 +210,10 @@ impl<'a> RecordView<'a> {
         let chunks_len = if layout.inline { 0 } else { 4 * chunks_of(length) };
         let (chunks, rest) = header[FIXED_LEN..].split_at(chunks_len);
         let (key, rest) = rest.split_at(key_len);
-        let inline = layout.inline.then(|| &rest[..usize::try_from(length).unwrap_or(0)]);
+        let (inline, padding) = rest.split_at(if layout.inline { usize::try_from(length).unwrap_or(0) } else { 0 });
+        if !are_zero(&header[80..FIXED_LEN]) || !are_zero(padding) {
+            return Err(inconsistent(RESERVED));
+        }
         Ok(Self {
             page,
             generation: Generation(u64_at(header, 48)),
@@ -218,7 +221,7 @@ impl<'a> RecordView<'a> {
             crc: Crc(u32_at(header, 72)),
             expires_ms: u64_at(header, 64),
             key,
-            inline,
+            inline: layout.inline.then_some(inline),
             chunks,
         })
     }

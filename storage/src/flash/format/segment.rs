@@ -17,9 +17,9 @@
 //! |     64 |    8 | `opened_ms` | Unix time in milliseconds                                      |
 //! |     72 | 4024 | reserved    | zero                                                           |
 
-use super::bytes::{array, put, u16_at, u32_at, u64_at};
+use super::bytes::{are_zero, array, put, u16_at, u32_at, u64_at};
 use super::superblock::checked_crc;
-use super::{DeviceId, FormatError, PAGE_LEN, VERSION};
+use super::{DeviceId, FormatError, PAGE_LEN, RESERVED, VERSION};
 use protocol::base::Crc;
 use std::fmt;
 
@@ -119,6 +119,9 @@ impl SegmentHeader {
             1 => Head::Reinserted,
             _ => return Err(FormatError::Inconsistent { what: WHAT, why: "unknown head" }),
         };
+        if !are_zero(&page[36..40]) || !are_zero(&page[72..]) {
+            return Err(FormatError::Inconsistent { what: WHAT, why: RESERVED });
+        }
         let life = Life { segment: u32_at(page, 32), life: u64_at(page, 40), nonce: Nonce(array(page, 48)) };
         let header = Self { device: DeviceId(array(page, 16)), life, head, opened_ms: u64_at(page, 64) };
         if header.device != *device {

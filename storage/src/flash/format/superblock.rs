@@ -17,8 +17,8 @@
 //! |     64 |    8 | `formatted_ms`  | Unix time in milliseconds                            |
 //! |     72 | 4024 | reserved        | zero                                                 |
 
-use super::bytes::{array, put, u16_at, u32_at, u64_at};
-use super::{FormatError, PAGE_LEN, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, VERSION};
+use super::bytes::{are_zero, array, put, u16_at, u32_at, u64_at};
+use super::{FormatError, PAGE_LEN, RESERVED, SEGMENT_LEN_MAX, SEGMENT_LEN_MIN, VERSION};
 use protocol::base::Crc;
 use std::fmt;
 
@@ -150,6 +150,9 @@ impl Superblock {
         let geometry = Geometry { segment_count: u32_at(block, 36), segment_len: u64_at(block, 40) };
         if u16_at(block, 10) != copy {
             return Err(FormatError::Inconsistent { what: WHAT, why: "it is the other copy" });
+        }
+        if !are_zero(&block[72..]) {
+            return Err(FormatError::Inconsistent { what: WHAT, why: RESERVED });
         }
         if !geometry.is_sound() {
             return Err(FormatError::Inconsistent { what: WHAT, why: "impossible segments" });

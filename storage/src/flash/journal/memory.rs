@@ -1,6 +1,7 @@
 //! What the notes of a journal add up to.
 
 use super::note::{Note, RecordAt};
+use super::replay::{Damage, replay};
 use protocol::base::Generation;
 use std::collections::{HashMap, HashSet};
 
@@ -49,6 +50,13 @@ pub struct Remembered {
 }
 
 impl Remembered {
+    /// What the bytes of a journal say, and what is wrong with them.
+    pub fn of_file(bytes: &[u8]) -> (Self, Damage) {
+        let mut remembered = Self::default();
+        let damage = replay(bytes, |note| remembered.apply(note));
+        (remembered, damage)
+    }
+
     /// Whether a record that was found may be believed.
     pub fn fate(&self, record: &RecordAt) -> Fate {
         if record.generation.0 < self.dead_below {

@@ -34,9 +34,7 @@ fn bytes(directory: &Path) -> Vec<u8> {
 }
 
 fn replayed(bytes: &[u8]) -> (Remembered, Damage) {
-    let mut remembered = Remembered::default();
-    let damage = replay(bytes, |note| remembered.apply(note));
-    (remembered, damage)
+    Remembered::of_file(bytes)
 }
 
 const ALIVE: Fate = Fate::Alive { expires_ms: None };

@@ -137,6 +137,7 @@ impl Log {
             Ok(()) if whole => {
                 self.figures.written.fetch_add(bytes, Relaxed);
                 self.figures.spills.fetch_add(1, Relaxed);
+                self.earn_reinsertion(bytes);
                 let counts = job.spill.done();
                 if let Some(ticket) = job.ticket {
                     if counts {

@@ -1,7 +1,8 @@
 //! The oldest segment gives its place back; what is worth keeping is written once more.
 //!
 //! Invariants:
-//! - One segment at a time. At most [`super::LogConfig::reinsert_percent`] of it is written again; pinned records always are.
+//! - One segment at a time. At most [`super::LogConfig::reinsert_percent`] of what is written is written again; pinned records
+//!   always are.
 //! - A copy counts only when it is durable; until then the record it was made from does. Then the rest is dropped from the
 //!   index, and the segment waits for its last reader.
 //! - Copies never wait for room that only this reclaim could make: without any they are given up.
@@ -24,6 +25,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// Reads of one segment that were wrong, at which it is quarantined.
 pub(super) const MISMATCHES_MAX: u32 = 3;
+/// Segments' worth of records that may be written again at once, if few were for long.
+const CREDIT_SEGMENTS_MAX: u64 = 2;
 /// Records being copied at once.
 const COPIES_MAX: usize = 4;
 /// Devices with fewer segments keep one free ahead of need, larger ones two.
@@ -193,7 +196,7 @@ impl Log {
         let suspect = self.segments[segment as usize].mismatches >= MISMATCHES_MAX;
         let current = self.store.survey_slot(self.now, slot, records_of(&table));
         let rows: Vec<(Row, &[u8])> = table.iter().collect();
-        let mut allowance = self.config.geometry.segment_len * u64::from(self.config.reinsert_percent) / 100;
+        let mut allowance = self.reinsert_credit;
         let mut todo = VecDeque::new();
         for pinned in [true, false] {
             for found in current.iter().filter(|found| found.pinned == pinned && !suspect) {
@@ -209,8 +212,17 @@ impl Log {
                 }
             }
         }
+        self.reinsert_credit = allowance;
         let copying = Copying { table, todo, read: VecDeque::new(), under_way: 0, copied: Vec::new() };
         self.reclaim.as_mut().expect("a reclaim is under way").stage = Stage::Copying(copying);
+    }
+
+    /// So many bytes were spilled: hot records may be written again in their proportion. Segments differ in how many they have,
+    /// so what one leaves is kept for the next ones.
+    pub(super) fn earn_reinsertion(&mut self, spilled: u64) {
+        let percent = u64::from(self.config.reinsert_percent.min(99));
+        let max = CREDIT_SEGMENTS_MAX * self.config.geometry.segment_len;
+        self.reinsert_credit = (self.reinsert_credit + spilled * percent / (100 - percent)).min(max);
     }
 
     fn copying(&mut self) -> Option<(u64, u32, &mut Copying)> {

@@ -263,6 +263,8 @@ impl World {
         boot.store.next_spill(now, &mut spills, 400_000);
         self.counts.spilled += spills.len() as u64;
         for spill in spills {
+            // Its durable record was reclaimed.
+            self.durable.lock().remove(&spill.generation);
             boot.log.spill(SpillJob { spill, ticket: None, charge: None });
         }
     }
@@ -355,8 +357,9 @@ impl World {
             .iter()
             .filter_map(|(key, told)| Some((key.clone(), told.now?)))
             .filter(|(key, generation)| {
+                // What was reclaimed meanwhile lies in DRAM at most.
                 self.durable.lock().contains(generation)
-                    && boot.store.stat(now, key).is_some_and(|stat| stat.generation == *generation)
+                    && matches!(boot.store.spill_of(now, key, *generation), SpillOf::OnFlash(_))
             })
             .collect();
         self.counts.durable += kept.len() as u64;

@@ -144,6 +144,12 @@ pub(crate) struct Log {
     writes_in_flight: usize,
     syncs: Syncs,
     reclaim: Option<Reclaim>,
+    /// Whether a segment may have to be reclaimed that did not before.
+    reclaim_due: bool,
+    /// Segments that are neither at rest nor ready: what each step looks at.
+    moving: Vec<u32>,
+    /// Bytes that may be written again: spills earn them.
+    reinsert_credit: u64,
     health: Health,
     budget: Budget,
     closing: bool,
@@ -167,6 +173,7 @@ impl Log {
     ) -> Self {
         assert_eq!(found.len(), config.geometry.segment_count as usize, "each segment was looked at");
         let now = clock.now();
+        let reinsert_credit = config.geometry.segment_len * u64::from(config.reinsert_percent) / 100;
         let mut order: Vec<(u64, usize)> = found
             .iter()
             .enumerate()
@@ -212,6 +219,9 @@ impl Log {
             writes_in_flight: 0,
             syncs: Syncs::default(),
             reclaim: None,
+            reclaim_due: true,
+            moving: Vec::new(),
+            reinsert_credit,
             health,
             budget,
             closing: false,
@@ -220,6 +230,7 @@ impl Log {
             now,
         };
         log.syncs.states_changed = true;
+        log.moving = (0..log.config.geometry.segment_count).collect();
         log.publish();
         log
     }
@@ -267,6 +278,8 @@ impl Log {
             self.refuse_spills();
         }
         self.step_syncs(engine);
+        let segments = &self.segments;
+        self.moving.retain(|&segment| segments[segment as usize].state.is_moving());
         self.publish();
     }
 
@@ -312,6 +325,7 @@ impl Log {
     pub(crate) fn close(&mut self, leave: Option<bool>) {
         self.closing = true;
         self.leaving = leave;
+        self.reclaim_due = true;
     }
 
     /// Whether nothing is under way, and nothing will be by itself.
@@ -350,9 +364,10 @@ impl Log {
     }
 
     fn publish(&mut self) {
-        let figures = &self.figures;
+        let figures = Arc::clone(&self.figures);
         let count = |wanted: fn(&State) -> bool| self.segments.iter().filter(|segment| wanted(&segment.state)).count();
         if std::mem::take(&mut self.syncs.states_changed) {
+            self.reclaim_due = true;
             figures.segments_free.store(count(State::is_free) as u64, Relaxed);
             figures.segments_quarantined.store(count(|state| matches!(state, State::Quarantined)) as u64, Relaxed);
             figures.used.store(self.segments.iter().map(|segment| segment.used).sum(), Relaxed);

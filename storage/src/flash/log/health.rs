@@ -130,13 +130,14 @@ impl Log {
 
     /// Ends segments that a failed sync took, once nothing is written to them any more.
     pub(super) fn settle_lost(&mut self) {
-        for at in 0..self.segments.len() {
-            let segment = &self.segments[at];
-            if let State::Sealing(open, Closing::Records) = &segment.state
-                && segment.lost
+        for at in 0..self.moving.len() {
+            let segment = self.moving[at];
+            let entry = &self.segments[segment as usize];
+            if let State::Sealing(open, Closing::Records) = &entry.state
+                && entry.lost
                 && open.writes == 0
             {
-                self.seal_failed(u32::try_from(at).expect("segments are counted in 32 bits"));
+                self.seal_failed(segment);
             }
         }
     }

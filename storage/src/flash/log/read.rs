@@ -182,6 +182,7 @@ impl Log {
         let segment = self.segment_of(read.place.slot);
         let entry = &mut self.segments[segment as usize];
         entry.mismatches += 1;
+        self.reclaim_due = true;
         tracing::warn!(
             device = %self.config.device,
             segment,

@@ -94,12 +94,12 @@ impl Copy {
 impl Log {
     /// Whether a segment waits for its readers.
     pub(super) fn is_draining(&self) -> bool {
-        self.segments.iter().any(|segment| matches!(segment.state, State::Draining))
+        self.moving.iter().any(|&segment| matches!(self.segments[segment as usize].state, State::Draining))
     }
 
     pub(super) fn step_reclaim(&mut self, engine: &mut dyn Engine) {
         self.free_drained();
-        if self.reclaim.is_none()
+        if self.reclaim.is_none() && std::mem::take(&mut self.reclaim_due)
             && let Some(segment) = self.next_to_reclaim()
         {
             self.begin_reclaim(engine, segment);
@@ -108,11 +108,11 @@ impl Log {
     }
 
     fn free_drained(&mut self) {
-        for at in 0..self.segments.len() {
-            let number = u32::try_from(at).expect("segments are counted in 32 bits");
+        for at in 0..self.moving.len() {
+            let number = self.moving[at];
             let slot = self.slot(number);
-            if matches!(self.segments[at].state, State::Draining) && self.store.slot_readers(slot) == 0 {
-                let segment = &mut self.segments[at];
+            let segment = &mut self.segments[number as usize];
+            if matches!(segment.state, State::Draining) && self.store.slot_readers(slot) == 0 {
                 segment.used = 0;
                 if segment.mismatches >= MISMATCHES_MAX {
                     tracing::error!(device = %self.config.device, segment = number, "a segment is quarantined");
@@ -175,16 +175,21 @@ impl Log {
             return;
         }
         let span = RawSpan::new(Arc::clone(memory) as Arc<dyn StableMemory>, 0, memory.len()).expect("all of it");
+        if result.is_err() {
+            // Tried again; if the device goes on like this it is taken off.
+            self.abandon_reclaim();
+            return;
+        }
         let life = *self.segments[segment as usize].life();
         let pages = self.config.geometry.pages();
-        let table = result.ok().and_then(|()| Table::decode(lend(&span), &life, pages).ok());
-        match table {
-            Some((table, _)) => self.survey(segment, table),
-            None => {
+        match Table::decode(lend(&span), &life, pages) {
+            Ok((table, _)) => self.survey(segment, table),
+            Err(_) => {
                 // Its records miss one by one; the next start finds them by their headers.
                 tracing::error!(device = %self.config.device, segment, "a footer cannot be read: its segment is quarantined");
                 self.figures.mismatches.fetch_add(1, Relaxed);
                 self.reclaim = None;
+                self.reclaim_due = true;
                 self.segments[segment as usize].state = State::Quarantined;
                 self.syncs.states_changed = true;
             }
@@ -405,11 +410,14 @@ impl Log {
         self.figures.dropped.fetch_add(dropped, Relaxed);
         self.figures.reclaimed.fetch_add(1, Relaxed);
         self.segments[segment as usize].state = State::Draining;
+        self.moving.push(segment);
+        self.reclaim_due = true;
         self.syncs.states_changed = true;
     }
 
     /// The segment stays as it was; copies that were made are buried.
     pub(super) fn abandon_reclaim(&mut self) {
+        self.reclaim_due = true;
         let Some(Reclaim { segment, stage, .. }) = self.reclaim.take() else { return };
         let table = match stage {
             Stage::Table => None,

@@ -52,6 +52,8 @@ impl Log {
         segment.lost = false;
         segment.used = 0;
         self.next[which] = Some(number);
+        self.moving.push(number);
+        self.syncs.states_changed = true;
         let tag = self.flights.launch(Flight::Begin { segment: number, page });
         engine.submit(Op::write(tag, self.offset(number, 0), parts));
     }
@@ -71,13 +73,14 @@ impl Log {
 
     /// Reads new headers back: if one was lost on its way, the records of the life before would verify again.
     pub(super) fn step_proofs(&mut self, engine: &mut dyn Engine) {
-        for at in 0..self.segments.len() {
-            if !matches!(self.segments[at].state, State::Beginning(Begun::Synced)) {
+        for at in 0..self.moving.len() {
+            let segment = self.moving[at];
+            let state = &mut self.segments[segment as usize].state;
+            if !matches!(state, State::Beginning(Begun::Synced)) {
                 continue;
             }
             let Some(page) = self.pool.take() else { return };
-            self.segments[at].state = State::Beginning(Begun::Reading);
-            let segment = u32::try_from(at).expect("segments are counted in 32 bits");
+            *state = State::Beginning(Begun::Reading);
             let parts = vec![page.span(PAGE as usize)];
             let tag = self.flights.launch(Flight::Proof { segment, page });
             engine.submit(Op::read(tag, self.offset(segment, 0), parts));
@@ -86,9 +89,10 @@ impl Log {
 
     /// The device is off: what was to be read back begins anew when it is on again.
     pub(super) fn forget_proofs(&mut self) {
-        for at in 0..self.segments.len() {
-            if matches!(self.segments[at].state, State::Beginning(Begun::Synced)) {
-                self.begin_failed(u32::try_from(at).expect("segments are counted in 32 bits"));
+        for at in 0..self.moving.len() {
+            let segment = self.moving[at];
+            if matches!(self.segments[segment as usize].state, State::Beginning(Begun::Synced)) {
+                self.begin_failed(segment);
             }
         }
     }
@@ -110,6 +114,7 @@ impl Log {
     /// The header did not reach the device: the segment holds nothing of either life that counts.
     pub(super) fn begin_failed(&mut self, segment: u32) {
         self.segments[segment as usize].state = State::Free;
+        self.syncs.states_changed = true;
         for next in &mut self.next {
             if *next == Some(segment) {
                 *next = None;
@@ -126,6 +131,7 @@ impl Log {
         self.next[which] = None;
         self.heads[which] = Some(segment);
         self.segments[segment as usize].state = State::Open(Box::new(Open::new()));
+        self.moving.push(segment);
         self.syncs.states_changed = true;
         Some((segment, 1))
     }
@@ -159,12 +165,13 @@ impl Log {
                 }
             }
         }
-        for at in 0..self.segments.len() {
-            let State::Sealing(open, Closing::Records) = &self.segments[at].state else { continue };
-            if open.writes > 0 || self.segments[at].lost {
+        for at in 0..self.moving.len() {
+            let segment = self.moving[at];
+            let entry = &self.segments[segment as usize];
+            let State::Sealing(open, Closing::Records) = &entry.state else { continue };
+            if open.writes > 0 || entry.lost {
                 continue;
             }
-            let segment = u32::try_from(at).expect("segments are counted in 32 bits");
             if let Err(error) = self.write_footer(engine, segment) {
                 self.fence(&format!("no memory for a footer: {error}"));
                 return;

@@ -26,6 +26,11 @@ pub(super) enum State {
 }
 
 impl State {
+    /// Whether something has to be done about it by and by.
+    pub(super) fn is_moving(&self) -> bool {
+        matches!(self, Self::Beginning(_) | Self::Open(_) | Self::Sealing(..) | Self::Draining)
+    }
+
     /// Whether it could begin a life, or is about to.
     pub(super) fn is_free(&self) -> bool {
         matches!(self, Self::Free | Self::Beginning(_) | Self::Ready)

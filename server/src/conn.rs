@@ -221,13 +221,19 @@ impl Conn {
                 Next::Wait(job, answer) => {
                     let State { session, output, .. } = &mut self.state;
                     let mark = output.mark();
-                    job.run(session, output).await;
+                    let rest = job.run(session, output).await;
                     if answer == Answer::Unwanted {
                         output.forget(mark);
                     }
                     // The time it took is not the client's.
                     session.client.active_ms.store(session.node.now_ms(), Ordering::Relaxed);
-                    self.state.run_buffer(&mut self.stream)
+                    match rest {
+                        Some(job) => {
+                            self.flush().await?;
+                            Next::Wait(job, answer)
+                        }
+                        None => self.state.run_buffer(&mut self.stream),
+                    }
                 }
                 Next::Room => {
                     self.flush().await?;
@@ -331,7 +337,7 @@ impl Conn {
         let node = Arc::clone(&self.state.session.node);
         let client = Arc::clone(&self.state.session.client);
         let key = self.state.framer.args(&self.state.buffer).bytes(arg - 1).unwrap_or_default();
-        let reserved = reserve(&node, key, len, &self.state.session.bond.account).await;
+        let reserved = reserve(&node, &client, key, len, &self.state.session.bond.account).await;
         let due = end_of_transfer(&node, len);
         let total = usize::try_from(len).map_err(io::Error::other)?;
         let buffered = total.min(self.state.buffer.len() - at);
@@ -394,26 +400,40 @@ impl Conn {
     }
 }
 
-/// A writer's wait for room: for a while, then at others' expense.
-struct Room {
+/// A wait for room in DRAM: for a while, then at the expense of others.
+pub(crate) struct Room {
     until: tokio::time::Instant,
+    /// Whether others were let go for it.
+    hurried: bool,
 }
 
 impl Room {
-    fn begin(node: &Node) -> Self {
-        Self { until: tokio::time::Instant::now() + node.hot.spill_wait }
+    pub(crate) fn begin(node: &Node) -> Self {
+        Self { until: tokio::time::Instant::now() + node.hot.spill_wait, hurried: false }
     }
 
-    async fn for_room(&mut self, node: &Node, room: impl Future<Output = ()>) {
+    /// Waits until there may be some.
+    pub(crate) async fn for_room(&mut self, node: &Node, room: impl Future<Output = ()>) {
         if tokio::time::timeout_at(self.until, room).await.is_err() {
             node.store.hurry(node.now());
-            *self = Self::begin(node);
+            *self = Self { hurried: true, ..Self::begin(node) };
         }
+    }
+
+    /// Whether all was done that can be.
+    pub(crate) fn is_over(&self) -> bool {
+        self.hurried
     }
 }
 
 /// A slot for a value that is about to come.
-async fn reserve(node: &Node, key: &[u8], len: u64, account: &Arc<Account>) -> Result<Reservation, StoreError> {
+async fn reserve(
+    node: &Node,
+    client: &ClientInfo,
+    key: &[u8],
+    len: u64,
+    account: &Arc<Account>,
+) -> Result<Reservation, StoreError> {
     let mut wait = None;
     loop {
         let room = wait.is_some().then(|| node.store.room().notified());
@@ -423,7 +443,10 @@ async fn reserve(node: &Node, key: &[u8], len: u64, account: &Arc<Account>) -> R
         }
         let waiting = wait.get_or_insert_with(|| Room::begin(node));
         if let Some(room) = room {
+            // It is not the client that stands still.
+            client.progress_ms.store(0, Ordering::Relaxed);
             waiting.for_room(node, room).await;
+            client.progress_ms.store(node.now_ms().max(1), Ordering::Relaxed);
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::MCommit => object::mcommit(ctx),
         Id::Stat => node_cmd::stat(ctx),
         Id::Lease => lease::lease(ctx),
-        Id::Renew => lease::renew(ctx),
+        Id::Renew => lease::renew_one(ctx),
         Id::Release => lease::release(ctx),
         Id::MLease => lease::mlease(ctx),
         Id::MRelease => lease::mrelease(ctx),

@@ -82,6 +82,8 @@ pub(crate) struct Hot {
     pub(crate) flash_wait: Duration,
     /// Which read of an object on flash brings it back.
     pub(crate) promote_on: PromoteOn,
+    /// Bytes that one client may have reserved.
+    pub(crate) client_reserve: u64,
     /// Whether anything is read ahead.
     pub(crate) prefetches: bool,
     pub(crate) needs_auth: AtomicBool,
@@ -170,6 +172,7 @@ impl Node {
             spill_wait: config.spill_wait_ms.duration(),
             flash_wait: config.flash_wait_ms_max.duration(),
             promote_on: config.promote_on,
+            client_reserve: config.reserved_client_percent_max.of(config.maxmemory_len()).get(),
             prefetches: config.prefetch_len.get() > 0,
             needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
             loading: AtomicBool::new(true),

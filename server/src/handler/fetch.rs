@@ -15,6 +15,7 @@ use crate::handler::job::Job;
 use crate::node::Node;
 use crate::session::Session;
 use protocol::resp::WireError;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use storage::flash::tier::{Fetched, FlashError};
 use storage::{Account, FlashRead, Found};
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 /// Objects that were found and are to be replied, in order.
 #[derive(Debug)]
 pub(crate) struct Fetching {
-    items: Vec<Option<Found>>,
+    items: VecDeque<Option<Found>>,
     /// What is wanted of each.
     part: Part,
     /// Whether the reader leaves no trace: then nothing is brought into DRAM for it.
@@ -50,32 +51,37 @@ pub(crate) fn wait(ctx: &mut Ctx<'_>, items: Vec<Option<Found>>, part: Part) -> 
     };
     *ctx.bulky = *ctx.bulky || items.iter().any(bulky);
     let untouched = untouched::is_wanted(ctx);
-    Flow::Wait(Job::Fetch(Box::new(Fetching { items, part, untouched })))
+    Flow::Wait(Job::Fetch(Box::new(Fetching { items: items.into(), part, untouched })))
 }
 
 impl Fetching {
-    /// Reads what lies on flash and writes the replies.
-    pub(crate) async fn reply(self, session: &Session, output: &mut Output) {
-        let Self { items, part, untouched } = self;
-        let promote_on = session.node.hot.promote_on;
-        let mut there = Vec::with_capacity(items.len());
-        let mut reads = Vec::new();
-        for (at, item) in items.into_iter().enumerate() {
-            there.push(match item {
+    /// Reads what lies on flash and writes the replies, of as many as one client may hold memory for. Returns the rest, to
+    /// go on with when these were sent.
+    pub(crate) async fn reply(mut self, session: &Session, output: &mut Output) -> Option<Self> {
+        let (node, part) = (&session.node, self.part);
+        let (mut there, mut reads, mut len) = (Vec::new(), Vec::new(), 0);
+        while let Some(item) = self.items.front() {
+            if let Some(Found::Flash(read)) = item {
+                if !reads.is_empty() && len + read.length > node.hot.client_reserve {
+                    break;
+                }
+                len += read.length;
+            }
+            there.push(match self.items.pop_front().flatten() {
                 Some(Found::Flash(mut read)) => {
-                    read.promote = match promote_on {
-                        _ if untouched => false,
+                    read.promote = match node.hot.promote_on {
+                        _ if self.untouched => false,
                         PromoteOn::First => true,
                         PromoteOn::Second => read.promote,
                         PromoteOn::Never => false,
                     };
-                    reads.push((at, read));
+                    reads.push((there.len(), read));
                     Ok(None)
                 }
                 found => Ok(found),
             });
         }
-        for (at, fetched) in fetch_all(&session.node, &session.bond.account, reads).await {
+        for (at, fetched) in fetch_all(node, &session.bond.account, reads).await {
             there[at] = fetched.map(|fetched| fetched.map(found));
         }
         for item in there {
@@ -89,6 +95,7 @@ impl Fetching {
             };
             write(session, output, item, part).await;
         }
+        (!self.items.is_empty()).then_some(self)
     }
 }
 

@@ -116,8 +116,8 @@ impl Storing {
 }
 
 impl Job {
-    /// Does it and writes the reply.
-    pub(crate) async fn run(self, session: &mut Session, output: &mut Output) {
+    /// Does it and writes the reply, or as much of it as may wait to be sent; then it returns the rest.
+    pub(crate) async fn run(self, session: &mut Session, output: &mut Output) -> Option<Self> {
         match self {
             Self::Seal(sealing) => {
                 let durable = sealing.durable;
@@ -145,7 +145,9 @@ impl Job {
                 let committed = storing.publish(session.node.now(), crc).map_err(refused);
                 reply(output, settle(&session.node, committed, durable).await);
             }
-            Self::Fetch(fetching) => fetching.reply(session, output).await,
+            Self::Fetch(fetching) => {
+                return fetching.reply(session, output).await.map(|rest| Self::Fetch(Box::new(rest)));
+            }
             Self::Lease(leasing) => leasing.reply(session, output).await,
             Self::Lookup(looking) => looking.reply(session, output).await,
             Self::Aside(aside) => aside.run(session, output).await,
@@ -155,6 +157,7 @@ impl Job {
                 output.writer().ok();
             }
         }
+        None
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::fetch::fetch_all;
 use super::object::{choose, write_locator};
+use crate::conn::Room;
 use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
@@ -14,8 +15,8 @@ use crate::session::Session;
 use protocol::base::{Instant, Millis, Via};
 use protocol::command::{Lease, MLease, MRelease, Release, Renew};
 use protocol::resp::{ErrorWord, WireError};
-use std::collections::HashMap;
-use storage::{FlashRead, Leased, StoreError};
+use std::collections::{HashMap, VecDeque};
+use storage::{FlashRead, Leased};
 
 /// The length of a lease, checked.
 pub(crate) fn checked_span(ctx: &Ctx<'_>, span: Millis) -> Result<Millis, WireError> {
@@ -59,19 +60,26 @@ pub(crate) struct Leasing {
 
 /// What there is of one lease.
 #[derive(Debug)]
-enum Item {
+pub(crate) enum Item {
+    /// Had, or not to be had.
     Done(Result<Option<Leased>, WireError>),
     /// To be had once this was read.
-    OnFlash {
-        read: FlashRead,
-        depth: Option<u32>,
-    },
+    OnFlash { read: FlashRead, depth: Option<u32> },
+}
+
+/// One of a batch that has to be read first.
+struct Pending {
+    at: usize,
+    depth: Option<u32>,
+    read: FlashRead,
 }
 
 impl Item {
-    fn of(ctx: &Ctx<'_>, key: &[u8], until: Instant, depth: Option<u32>) -> Self {
-        match ctx.node.store.lease(ctx.now, key, until, ctx.session.bond.id, depth) {
-            Ok(None) => match ctx.node.flash_read(ctx.now, key) {
+    /// Leases an object in DRAM, or begins to read one on flash.
+    pub(crate) fn of(session: &Session, now: Instant, key: &[u8], until: Instant, depth: Option<u32>) -> Self {
+        let node = &session.node;
+        match node.store.lease(now, key, until, session.bond.id, depth) {
+            Ok(None) => match node.flash_read(now, key) {
                 Some(read) => Self::OnFlash { read, depth },
                 None => Self::Done(Ok(None)),
             },
@@ -90,9 +98,84 @@ impl Item {
 
 impl Node {
     /// What has to be read before the object of this key can be leased, if it is there at all.
-    pub(crate) fn flash_read(&self, now: Instant, key: &[u8]) -> Option<FlashRead> {
+    fn flash_read(&self, now: Instant, key: &[u8]) -> Option<FlashRead> {
         self.tier()?;
         self.store.flash_read(now, key)
+    }
+}
+
+/// Brings into DRAM what lies on flash and leases it: as much at once as one client may have reserved, since each object
+/// takes a slot before it is there.
+pub(crate) async fn bring(session: &Session, items: Vec<Item>, span: Millis) -> Vec<Result<Option<Leased>, WireError>> {
+    let node = &session.node;
+    // Leases are given meanwhile: the connection's end ends them.
+    session.bond.lend();
+    let mut pending = VecDeque::new();
+    let mut done: Vec<Result<Option<Leased>, WireError>> = Vec::with_capacity(items.len());
+    for (at, item) in items.into_iter().enumerate() {
+        done.push(match item {
+            Item::Done(result) => result,
+            Item::OnFlash { read, depth } => {
+                pending.push_back(Pending { at, depth, read });
+                Ok(None)
+            }
+        });
+    }
+    let mut wave_len_max = node.hot.client_reserve;
+    let mut room = Room::begin(node);
+    while !pending.is_empty() {
+        let (mut wave, mut reads, mut len) = (Vec::new(), Vec::new(), 0);
+        while let Some(next) = pending.pop_front_if(|next| wave.is_empty() || len + next.read.length <= wave_len_max) {
+            len += next.read.length;
+            wave.push((next.at, next.read.key.clone(), next.depth));
+            reads.push((next.at, next.read));
+        }
+        // What was fetched is held until it is leased.
+        let mut fetched: HashMap<usize, _> = fetch_all(node, &session.bond.account, reads).await.into_iter().collect();
+        let now = node.now_looked();
+        let (alone, mut has_come) = (wave.len() == 1, false);
+        for (at, key, depth) in wave {
+            let held = fetched.remove(&at);
+            done[at] = match held {
+                None | Some(Ok(None)) => Ok(None),
+                Some(Err(error)) => Err(error),
+                Some(Ok(Some(_))) => match Item::of(session, now, &key, now + span, depth) {
+                    Item::Done(result) => {
+                        has_come = true;
+                        result
+                    }
+                    Item::OnFlash { .. } if alone && room.is_over() => {
+                        Err(WireError::new(ErrorWord::Oom, "no room in DRAM for the object"))
+                    }
+                    Item::OnFlash { read, depth } => {
+                        pending.push_back(Pending { at, depth, read });
+                        Ok(None)
+                    }
+                },
+            };
+        }
+        if has_come {
+            room = Room::begin(node);
+        } else if alone && !pending.is_empty() {
+            room.for_room(node, node.store.room().notified()).await;
+        } else {
+            wave_len_max = 0;
+        }
+    }
+    renew(session, &mut done, span);
+    done
+}
+
+/// Those that were leased first last as long as those that were leased last.
+fn renew(session: &Session, done: &mut [Result<Option<Leased>, WireError>], span: Millis) {
+    let now = session.node.now_looked();
+    for result in done {
+        if let Ok(Some(leased)) = result
+            && session.node.store.renew(now, leased.lease, session.bond.id, now + span).is_err()
+        {
+            // It was shorter than flash took.
+            *result = Ok(None);
+        }
     }
 }
 
@@ -100,51 +183,7 @@ impl Leasing {
     /// Reads what lies on flash, leases it, and writes the replies.
     pub(crate) async fn reply(self, session: &Session, output: &mut Output) {
         let Self { span, via, items } = self;
-        let node = &session.node;
-        // Leases are given meanwhile: the connection's end ends them.
-        session.bond.lend();
-        let mut keys = HashMap::new();
-        let mut reads = Vec::new();
-        let mut done = Vec::with_capacity(items.len());
-        for (at, item) in items.into_iter().enumerate() {
-            done.push(match item {
-                Item::OnFlash { read, depth } => {
-                    keys.insert(at, (read.key.clone(), depth));
-                    reads.push((at, read));
-                    Ok(None)
-                }
-                Item::Done(result) => result,
-            });
-        }
-        // What was fetched is held until all of them are leased.
-        let mut held = Vec::with_capacity(reads.len());
-        for (at, fetched) in fetch_all(node, &session.bond.account, reads).await {
-            match fetched {
-                Ok(Some(fetched)) => held.push(fetched),
-                Ok(None) => drop(keys.remove(&at)),
-                Err(error) => {
-                    keys.remove(&at);
-                    done[at] = Err(error);
-                }
-            }
-        }
-        let now = node.now_looked();
-        let until = now + span;
-        for (at, result) in done.iter_mut().enumerate() {
-            match (keys.get(&at), &*result) {
-                (Some((key, depth)), _) => {
-                    *result = node.store.lease(now, key, until, session.bond.id, *depth).map_err(refused);
-                }
-                (None, Ok(Some(leased))) => {
-                    if let Err(StoreError::NoLease) = node.store.renew(now, leased.lease, session.bond.id, until) {
-                        // Shorter than flash took.
-                        *result = Ok(None);
-                    }
-                }
-                (None, Ok(None) | Err(_)) => {}
-            }
-        }
-        for result in done {
+        for result in bring(session, items, span).await {
             Item::Done(result).write(session, output, via, span);
         }
     }
@@ -155,7 +194,7 @@ pub(crate) fn lease(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let lease = Lease::parse(&ctx.args)?;
     let until = until(ctx, lease.span)?;
     let via = choose(ctx, lease.via)?;
-    match Item::of(ctx, lease.key, until, None) {
+    match Item::of(ctx.session, ctx.now, lease.key, until, None) {
         Item::Done(Err(error)) => return Err(error),
         item @ Item::OnFlash { .. } => {
             let leasing = Leasing { span: lease.span, via, items: vec![item] };
@@ -174,7 +213,8 @@ pub(crate) fn mlease(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     check_batch(ctx, batch.keys.len())?;
     ctx.reply().array(batch.keys.len());
     let items = batch.keys.iter().enumerate();
-    let mut items = items.map(|(depth, key)| Item::of(ctx, key, until, u32::try_from(depth).ok())).peekable();
+    let mut items =
+        items.map(|(depth, key)| Item::of(ctx.session, ctx.now, key, until, u32::try_from(depth).ok())).peekable();
     let mut waiting = Vec::new();
     while let Some(item) = items.peek() {
         if let Item::OnFlash { .. } = item {
@@ -202,7 +242,7 @@ pub(crate) fn check_batch(ctx: &Ctx<'_>, items: usize) -> Result<(), WireError> 
 }
 
 /// `RENEW lease ms`
-pub(crate) fn renew(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+pub(crate) fn renew_one(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let renew = Renew::parse(&ctx.args)?;
     let until = until(ctx, renew.span)?;
     let end = ctx.node.store.renew(ctx.now, renew.lease, ctx.session.bond.id, until).map_err(refused)?;

@@ -1,7 +1,6 @@
 //! `LOOKUP`: how much of a chain is here, and leases on exactly that.
 
-use super::fetch::fetch_all;
-use super::lease::{check_batch, checked_span, write_lease};
+use super::lease::{Item, bring, check_batch, checked_span, write_lease};
 use super::object::choose;
 use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
@@ -14,65 +13,49 @@ use protocol::command::{Lookup, ViaChoice};
 use protocol::resp::WireError;
 use storage::Lookup as Found;
 
-/// Times that a lookup reads flash, because of what left DRAM meanwhile.
-const ROUNDS_MAX: usize = 4;
-
 /// A lookup with leases that waits for flash.
 #[derive(Debug)]
 pub(crate) struct Looking {
+    /// The prefix that is there, in either tier.
     keys: Vec<Box<[u8]>>,
     span: Millis,
     via: Via,
-    found: Found,
 }
 
 impl Looking {
     /// Brings the prefix into DRAM, leases it, and writes the reply.
     pub(crate) async fn reply(self, session: &Session, output: &mut Output) {
-        let Self { mut keys, span, via, mut found } = self;
-        let node = &session.node;
-        session.bond.lend();
-        let on_flash = found.flash.len();
-        // What was fetched is held until all of it is leased.
-        let mut held = Vec::new();
-        for _ in 0..ROUNDS_MAX {
-            let reads = std::mem::take(&mut found.flash).into_iter().enumerate().collect();
-            held.extend(fetch_all(node, &session.bond.account, reads).await);
-            match look(node, session, &keys, span) {
-                Ok(again) => found = again,
-                Err(error) => return output.writer().wire_error(&error),
-            }
-            if found.flash.is_empty() {
-                break;
-            }
-        }
-        if let Some(first) = found.flash.first() {
-            // It will not come into DRAM: the prefix that can be had ends before it.
-            let until = keys.iter().position(|key| **key == *first.key).unwrap_or(0);
-            keys.truncate(until);
-            match look(node, session, &keys, span) {
-                Ok(again) => found = again,
-                Err(error) => return output.writer().wire_error(&error),
+        let Self { keys, span, via } = self;
+        let now = session.node.now_looked();
+        let keys = keys.iter().enumerate();
+        let items: Vec<Item> =
+            keys.map(|(depth, key)| Item::of(session, now, key, now + span, u32::try_from(depth).ok())).collect();
+        let on_flash: Vec<bool> = items.iter().map(|item| matches!(item, Item::OnFlash { .. })).collect();
+        let mut found = Found::default();
+        let mut is_prefix = true;
+        for result in bring(session, items, span).await {
+            match result {
+                Ok(Some(leased)) if is_prefix => {
+                    found.prefix += 1;
+                    found.bytes += leased.length.get();
+                    found.leases.push(leased);
+                }
+                // What lies behind a gap is of no use.
+                Ok(Some(leased)) => drop(session.node.store.release(leased.lease, session.bond.id)),
+                Ok(None) | Err(_) => is_prefix = false,
             }
         }
-        drop(held);
-        write(session, output, &found, on_flash, Some((via, span)));
+        found.on_flash = on_flash[..found.prefix].iter().filter(|on_flash| **on_flash).count();
+        write(session, output, &found, Some((via, span)));
     }
 }
 
-fn look(node: &Node, session: &Session, keys: &[Box<[u8]>], span: Millis) -> Result<Found, WireError> {
-    let now = node.now_looked();
-    node.store
-        .lookup(now, |index| keys.get(index).map(|key| &**key), Some((now + span, session.bond.id)))
-        .map_err(refused)
-}
-
-fn write(session: &Session, output: &mut Output, found: &Found, on_flash: usize, lease: Option<(Via, Millis)>) {
+fn write(session: &Session, output: &mut Output, found: &Found, lease: Option<(Via, Millis)>) {
     let mut reply = output.writer();
     reply.map(if lease.is_some() { 4 } else { 3 });
     reply.field("prefix").count(found.prefix as u64);
     reply.field("bytes").count(found.bytes);
-    let on_flash = on_flash.min(found.prefix);
+    let on_flash = found.on_flash.min(found.prefix);
     let has_flash = session.node.tier().is_some();
     reply.field("tiers").map(1 + usize::from(has_flash));
     reply.field("dram").count((found.prefix - on_flash) as u64);
@@ -121,13 +104,12 @@ pub(crate) fn lookup(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let lease = span.map(|span| (ctx.now + span, ctx.session.bond.id));
     let found = ctx.node.store.lookup(ctx.now, |index| keys.get(index).copied(), lease).map_err(refused)?;
     if let Some(span) = span.filter(|_| !found.flash.is_empty()) {
-        let keys = keys.iter().map(|&key| key.into()).collect();
-        return Ok(Flow::Wait(Job::Lookup(Box::new(Looking { keys, span, via, found }))));
+        let keys = keys[..found.prefix].iter().map(|&key| key.into()).collect();
+        return Ok(Flow::Wait(Job::Lookup(Box::new(Looking { keys, span, via }))));
     }
-    let on_flash = found.on_flash;
-    if on_flash > 0 {
+    if found.on_flash > 0 {
         ctx.node.prefetch(ctx.now, keys[..found.prefix].iter().copied());
     }
-    write(ctx.session, ctx.output, &found, on_flash, span.map(|span| (via, span)));
+    write(ctx.session, ctx.output, &found, span.map(|span| (via, span)));
     Ok(Flow::Go)
 }

@@ -47,7 +47,7 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     reply.field("objects").count(usage.objects + usage.on_both - usage.on_flash);
     for device in devices {
         let why = if let DeviceState::Off { why } = &device.state { Some(why.clone()) } else { None };
-        reply.map(22 + usize::from(why.is_some()));
+        reply.map(23 + usize::from(why.is_some()));
         reply.field("name").bulk_display(format_args!("{FLASH}{}", device.id));
         reply.field("kind").bulk(b"flash");
         reply.field("state").bulk(state_word(&device.state).as_bytes());

@@ -134,6 +134,8 @@ pub(crate) struct Shared {
     /// 0 while nothing can be written.
     spilling: AtomicU32,
     mark_percent: AtomicU32,
+    /// Bytes that writers waited for and did not get: so much more is spilled, whatever the mark says.
+    short: AtomicU64,
     /// Until then dirty objects are dropped.
     hasty_until: AtomicU64,
     readers: Arc<Readers>,
@@ -148,6 +150,11 @@ impl Shared {
 
     pub(crate) fn object_len_max(&self) -> u64 {
         self.object_len_max.load(Ordering::Relaxed)
+    }
+
+    /// A writer has to wait: leases and pins may hold all that is clean, however much there is of it.
+    pub(crate) fn wants(&self, bytes: u64) {
+        self.short.fetch_max(bytes.saturating_mul(2), Ordering::Relaxed);
     }
 
     /// Which objects may go now, one kind after the other.
@@ -189,6 +196,7 @@ impl Store {
             object_len_max: AtomicU64::new(0),
             spilling: AtomicU32::new(0),
             mark_percent: AtomicU32::new(85),
+            short: AtomicU64::new(0),
             hasty_until: AtomicU64::new(0),
             readers: Arc::new(Readers((0..SLOTS).map(|_| AtomicU32::new(0)).collect())),
             room: tokio::sync::Notify::new(),

@@ -142,7 +142,13 @@ impl Store {
     fn no_space(&self, now: Instant, wanted: u64) -> StoreError {
         let worth_waiting = self.0.prey(now) == Prey::PATIENT
             && [Prey::Plain, Prey::Soft].iter().any(|&prey| self.0.oldest(now, prey).is_some());
-        if worth_waiting { StoreError::SpillWait { wanted: ByteLen(wanted) } } else { self.no_space_ever(wanted) }
+        if !worth_waiting {
+            return self.no_space_ever(wanted);
+        }
+        if let Some(flash) = self.0.flash.get() {
+            flash.wants(wanted);
+        }
+        StoreError::SpillWait { wanted: ByteLen(wanted) }
     }
 
     fn no_space_ever(&self, wanted: u64) -> StoreError {

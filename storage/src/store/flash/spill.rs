@@ -111,8 +111,8 @@ impl Drop for Spill {
 
 impl Store {
     /// Appends the objects that should be on flash next, coldest first, until their payloads are `bytes_max` or dirty
-    /// objects take less than the spill mark; what is under way counts as if it were there. One that is dropped is the first
-    /// of the next call: after a failure it is for the caller to wait.
+    /// objects take less than the spill mark and no writer waits; what is under way counts as if it were there. One that is
+    /// dropped is the first of the next call: after a failure it is for the caller to wait.
     pub fn next_spill(&self, now: Instant, out: &mut Vec<Spill>, bytes_max: u64) {
         let inner = &self.0;
         let mut bytes = 0;
@@ -127,11 +127,13 @@ impl Store {
         let mark = u8::try_from(inner.flash().mark_percent.load(Ordering::Relaxed)).expect("a percentage");
         let mark = percent_of(inner.space.capacity(), mark);
         let mut declined = 0;
-        while bytes < bytes_max && declined < DECLINED_MAX && inner.dirty() > mark {
+        let mut short = inner.flash().short.swap(0, Ordering::Relaxed);
+        while bytes < bytes_max && declined < DECLINED_MAX && (short > 0 || inner.dirty() > mark) {
             let Some((shard, list)) = inner.coldest_dirty(now) else { return };
             match inner.with(shard, |shard, space| shard.offer_oldest(list, space)) {
                 Taken::Offer(offer) => {
                     bytes += offer.length;
+                    short = short.saturating_sub(offer.length.max(1));
                     out.push(Spill::new(self, shard, offer));
                 }
                 Taken::Declined => {
@@ -142,6 +144,7 @@ impl Store {
                 Taken::None => declined += 1,
             }
         }
+        inner.flash().short.fetch_max(short, Ordering::Relaxed);
     }
 
     /// The object of this key and generation, to be written now: `DURABLE`.

@@ -1,0 +1,144 @@
+//! Devices that come and go while the server runs, and starts that are refused.
+
+use super::{bytes, fill, info, is_there, key, server, settled, shut_down};
+use std::process::{Command, Stdio};
+use tests::server::Mark;
+use tests::{Raw, Server, Value};
+
+fn tier(raw: &mut Raw, name: &str) -> Option<Value> {
+    raw.ask(&["TIER", "LIST"]).items().iter().find(|tier| tier.field("name").text() == name).cloned()
+}
+
+#[test]
+fn tiers_are_told_with_their_figures() {
+    let server = server("256 MiB", &["--flash-write-budget", "100GiB"]);
+    let mut raw = Raw::to(&server);
+    fill(&mut raw, 96 << 20);
+    settled(&mut raw);
+    let flash = tier(&mut raw, "flash.0").expect("there is one");
+    assert_eq!((flash.field("kind").text(), flash.field("state").text()), ("flash", "online"));
+    assert_eq!(flash.field("segment-len").number(), 8 << 20);
+    assert!(flash.field("written-bytes").number() >= 30 << 20, "{flash:?}");
+    let left = flash.field("budget-left").number();
+    assert!(left < 100 << 30 && left > 99 << 30, "{left} left of the budget");
+    assert_eq!(tier(&mut raw, "dram").expect("there is one").field("state").text(), "online");
+    let text = raw.ask(&["INFO", "tiers"]);
+    assert!(text.text().contains("tier_flash.0:state=online,"), "{}", text.text());
+    assert!(info(&mut raw, "flash_objects") > 0);
+    let findings = raw.ask(&["DIAGNOSE"]);
+    let about: Vec<&str> =
+        findings.field("findings").items().iter().map(|finding| finding.field("about").text()).collect();
+    assert!(!about.iter().any(|about| about.starts_with("flash") || about.starts_with("tier")), "{about:?}");
+}
+
+/// A device taken in is written to; let go, it leaves what it held to the others.
+#[test]
+fn a_device_comes_and_goes_with_nothing_lost() {
+    let server = server("256 MiB", &[]);
+    let mut raw = Raw::to(&server);
+    let path = server.dir().join("second").display().to_string();
+    let attached = raw.ask(&["TIER", "ATTACH", &path, "256MiB"]);
+    let name = attached.field("name").text().to_owned();
+    assert_eq!(attached.field("objects").number(), 0);
+    assert!(raw.ask(&["TIER", "ATTACH", &path, "256MiB"]).is_error("EXISTS"));
+    let count = fill(&mut raw, 160 << 20);
+    settled(&mut raw);
+    for device in ["flash.0", &name] {
+        let written = tier(&mut raw, device).expect("there is one").field("written-bytes").number();
+        assert!(written > 16 << 20, "{device} was written {written} bytes");
+    }
+    assert_eq!(raw.ask(&["TIER", "DETACH", &name]).text(), "OK");
+    assert!(tier(&mut raw, &name).is_none());
+    for number in 0..count {
+        assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
+    }
+    assert!(raw.ask(&["TIER", "DETACH", &name]).is_error("DENIED"));
+    assert!(raw.ask(&["TIER", "DETACH", "dram"]).is_error("DENIED"));
+}
+
+/// Let go without draining, a device takes what it held with it; taken in again, it brings back what is still true.
+#[test]
+fn a_device_that_comes_back_brings_nothing_stale() {
+    let server = server("256 MiB", &[]);
+    let mut raw = Raw::to(&server);
+    let count = fill(&mut raw, 128 << 20);
+    settled(&mut raw);
+    let path = tier(&mut raw, "flash.0").expect("there is one").field("path").text().to_owned();
+    assert_eq!(raw.ask(&["TIER", "DETACH", "flash.0", "NODRAIN"]).text(), "OK");
+    let there: Vec<usize> = (0..count).filter(|&number| is_there(&mut raw, number, 1)).collect();
+    assert!(there.len() < count, "half of it lay there only");
+    // Meanwhile some of it is written anew.
+    for number in (0..count).step_by(7) {
+        raw.set(key(number), bytes(number, 2));
+    }
+    let attached = raw.ask(&["TIER", "ATTACH", &path]);
+    assert!(attached.has("objects"), "{attached:?}");
+    for number in 0..count {
+        let version = if number % 7 == 0 { 2 } else { 1 };
+        // Gone it may be, another it may not.
+        is_there(&mut raw, number, version);
+    }
+}
+
+#[test]
+fn a_data_directory_is_served_by_one_server_only() {
+    let first = server("64 MiB", &[]);
+    let data = first.dir().join("data").display().to_string();
+    let other = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let device = format!("{}:64MiB", other.path().join("flash").display());
+    let args = ["--dram", "64 MiB", "--nvme", &device, "--data-dir", &data];
+    let log = Server::try_start(other.into(), &args, Mark::Ready).expect_err("the directory is taken");
+    assert!(log.contains("is in use by another server"), "{log}");
+    // Its own directory does not help against a device that is taken.
+    let other = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let device = first.dir().join("flash.0").display().to_string();
+    let args = ["--dram", "64 MiB", "--nvme", &device];
+    let log = Server::try_start(other.into(), &args, Mark::Ready).expect_err("the device is taken");
+    assert!(log.contains("in use by another process"), "{log}");
+    assert!(Raw::to(&first).is_alive());
+}
+
+/// Plain system calls do what io_uring does.
+#[test]
+fn the_engine_of_system_calls_serves_as_well() {
+    let server = server("256 MiB", &["--flash-engine", "syscall"]);
+    let mut raw = Raw::to(&server);
+    let count = fill(&mut raw, 96 << 20);
+    let engine = tier(&mut raw, "flash.0").expect("there is one").field("engine").text().to_owned();
+    assert!(!engine.contains("uring"), "{engine}");
+    for number in 0..count {
+        assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
+    }
+}
+
+/// Files and devices that cannot be opened refuse the start, with the name of what is wrong.
+#[test]
+fn devices_that_cannot_be_refuse_the_start() {
+    for device in ["/proc/version", "/nonexistent/dir/flash:64MiB"] {
+        let dir = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+        let args = ["--dram", "64 MiB", "--nvme", device];
+        let log = Server::try_start(dir.into(), &args, Mark::Ready).expect_err("no device of ours");
+        let path = device.split(':').next().expect("a path");
+        assert!(log.contains(path), "{device}: {log}");
+    }
+}
+
+/// `--recover-only` verifies what is there, says what that is, and leaves it as it was.
+#[test]
+fn recover_only_tells_what_is_there() {
+    let mut server = server("256 MiB", &[]);
+    let mut raw = Raw::to(&server);
+    let count = fill(&mut raw, 96 << 20);
+    shut_down(&mut server, &[]);
+    let mut command = Command::new(tests::server::binary());
+    command.args(server.args()).arg("--recover-only").arg("--data-dir").arg(server.dir().join("data"));
+    let output = command.stdin(Stdio::null()).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains(&format!("objects: {count}")), "{text}");
+    let server = server.restart();
+    let mut raw = Raw::to(&server);
+    for number in 0..count {
+        assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
+    }
+}

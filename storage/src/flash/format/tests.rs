@@ -259,6 +259,21 @@ fn devices_are_cut_into_whole_segments() {
     }
 }
 
+#[test]
+fn the_document_has_the_tables_that_stand_beside_the_code() {
+    let document = include_str!("../../../../docs/format.md");
+    let sources = [
+        include_str!("superblock.rs"),
+        include_str!("segment.rs"),
+        include_str!("record.rs"),
+        include_str!("footer.rs"),
+        include_str!("../journal/note.rs"),
+    ];
+    for line in sources.iter().flat_map(|source| source.lines()).filter_map(|line| line.strip_prefix("//! |")) {
+        assert!(document.contains(&format!("\n|{line}\n")), "docs/format.md lacks: |{line}");
+    }
+}
+
 /// Flips every bit of `bytes` in turn.
 fn for_each_flip(bytes: &[u8], mut check: impl FnMut(&[u8], usize)) {
     let mut flipped = bytes.to_vec();

@@ -130,6 +130,8 @@ struct State {
     moved: usize,
     /// Items of the command being run that were done before it had to wait for room.
     resume: usize,
+    /// Whether the command being run has waited for room as long as it may.
+    has_waited: bool,
     /// Commands that ran, those that had to wait for room not counted.
     done: u64,
 }
@@ -156,6 +158,7 @@ impl Conn {
             ran: Vec::new(),
             moved: 0,
             resume: 0,
+            has_waited: false,
             done: 0,
         };
         Self { stream, state }
@@ -260,6 +263,7 @@ impl Conn {
             let done = self.state.done;
             match self.state.run_buffer(&mut self.stream) {
                 Next::Room if self.state.done != done => wait = Room::begin(&node),
+                Next::Room if wait.is_over() => self.state.has_waited = true,
                 Next::Room => wait.for_room(&node, room).await,
                 next => return next,
             }
@@ -438,7 +442,7 @@ async fn reserve(
     loop {
         let room = wait.is_some().then(|| node.store.room().notified());
         match node.store.reserve(node.now_looked(), key, len, account) {
-            Err(StoreError::SpillWait { .. }) => {}
+            Err(StoreError::SpillWait { .. }) if !wait.as_ref().is_some_and(Room::is_over) => {}
             reserved => return reserved,
         }
         let waiting = wait.get_or_insert_with(|| Room::begin(node));
@@ -570,6 +574,7 @@ impl State {
                         now,
                         bulky: &mut self.bulky,
                         resume: &mut self.resume,
+                        has_waited: self.has_waited,
                         ran: &mut self.ran,
                     });
                     self.framer.reset();
@@ -577,6 +582,7 @@ impl State {
                         // Its words are framed anew.
                         break Next::Room;
                     }
+                    self.has_waited = false;
                     self.receiving = self.took;
                     self.took = false;
                     self.taken.clear();

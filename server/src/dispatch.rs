@@ -8,6 +8,7 @@
 use crate::conn::Taken;
 use crate::conn::output::Output;
 use crate::conn::stream::Stream;
+use crate::error::refused;
 use crate::handler;
 pub(crate) use crate::handler::job::Job;
 use crate::node::Node;
@@ -19,6 +20,7 @@ use protocol::command::{self, CommandId, Flags, Spec};
 use protocol::resp::{Args, ErrorWord, WireError, Writer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use storage::StoreError;
 
 /// What a command may use.
 pub(crate) struct Ctx<'a> {
@@ -37,6 +39,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) bulky: &'a mut bool,
     /// Items of a batch that were done before it had to wait for room.
     pub(crate) resume: &'a mut usize,
+    /// Whether it has waited as long as it may.
+    pub(crate) has_waited: bool,
     /// Commands that ran since the clock was read: runs of one command and how long they are.
     pub(crate) ran: &'a mut Vec<(CommandId, u32)>,
 }
@@ -45,6 +49,11 @@ impl<'a> Ctx<'a> {
     /// Writes the reply.
     pub(crate) fn reply(&mut self) -> Writer<'_> {
         self.output.writer()
+    }
+
+    /// After a refusal that more writing to flash would lift: waits for that, or refuses if it was waited for in vain.
+    pub(crate) fn wait_for_room(&self, error: StoreError) -> Result<Flow, WireError> {
+        if self.has_waited { Err(refused(error)) } else { Ok(Flow::Room) }
     }
 
     /// The bytes of a word that is there and was not received elsewhere.

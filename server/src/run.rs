@@ -120,6 +120,10 @@ fn start_prefault(node: &Arc<Node>) -> anyhow::Result<Vec<std::thread::JoinHandl
 }
 
 async fn watch_signals(node: Arc<Node>) {
+    // A file that may not grow (`ulimit -f`) is an error of that write, not the end: with any handler at all, EFBIG comes.
+    if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
+        tracing::warn!("SIGXFSZ cannot be handled, a limit on file sizes would end the server: {error}");
+    }
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         tracing::error!("signals cannot be watched: stop the server with SHUTDOWN");
         return;

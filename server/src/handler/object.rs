@@ -82,7 +82,7 @@ fn grant(
     let arena = ctx.node.arena.as_ref().filter(|_| via == Via::Shm);
     let terms = GrantTerms { session, deadline, exposed: arena.is_some(), terms };
     let granted = match ctx.node.store.grant(ctx.now, key, len.get(), &ctx.session.bond.account, terms) {
-        Err(StoreError::SpillWait { .. }) => return Ok(None),
+        Err(StoreError::SpillWait { .. }) if !ctx.has_waited => return Ok(None),
         granted => granted.map_err(refused)?,
     };
     if let Some(arena) = arena {
@@ -168,7 +168,7 @@ fn put_from(ctx: &mut Ctx<'_>, put: &Put<'_>, terms: Terms, claimed: Crc, from: 
     let store = &ctx.node.store;
     store.check_absent(ctx.now, put.key, &terms).map_err(refused)?;
     let slot = match store.reserve(ctx.now, put.key, put.len.get(), &ctx.session.bond.account) {
-        Err(StoreError::SpillWait { .. }) => return Ok(Flow::Room),
+        Err(error @ StoreError::SpillWait { .. }) => return ctx.wait_for_room(error),
         slot => slot.map_err(refused)?,
     };
     if let Some(parent) = put.options.parent {

@@ -145,7 +145,7 @@ pub(crate) fn set(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
             Some(found) if ctx.node.arena.is_some() => return Ok(checked::previous(ctx, found)),
             Some(Found::Large(value)) => ctx.output.value(value),
         },
-        Err(StoreError::SpillWait { .. }) => return Ok(Flow::Room),
+        Err(error @ StoreError::SpillWait { .. }) => return ctx.wait_for_room(error),
         Err(error) => return Err(refused(error)),
     }
     Ok(Flow::Go)
@@ -168,7 +168,7 @@ pub(crate) fn mset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     for (key, value) in pairs {
         let bytes = if let Value::Bytes(bytes) = value { Some(bytes) } else { None };
         match (write(ctx, key, value, &Terms::default()), bytes) {
-            (Err(StoreError::SpillWait { .. }), Some(_)) if may_wait => return Ok(Flow::Room),
+            (Err(error @ StoreError::SpillWait { .. }), Some(_)) if may_wait => return ctx.wait_for_room(error),
             (Err(StoreError::SpillWait { .. }), Some(bytes)) => {
                 ctx.node.store.hurry(ctx.now);
                 write(ctx, key, Value::Bytes(bytes), &Terms::default()).map_err(refused)?;

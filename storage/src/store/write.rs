@@ -140,8 +140,10 @@ impl Store {
 
     /// Nothing more can be evicted: not now, if writing to flash will change that.
     fn no_space(&self, now: Instant, wanted: u64) -> StoreError {
-        let worth_waiting = self.0.prey(now) == Prey::PATIENT
-            && [Prey::Plain, Prey::Soft].iter().any(|&prey| self.0.oldest(now, prey).is_some());
+        let patient = self.0.prey(now) == Prey::PATIENT;
+        let is_dirty = || [Prey::Plain, Prey::Soft].iter().any(|&prey| self.0.oldest(now, prey).is_some());
+        // What is on its way to flash is nobody's prey, and gives room when it is there.
+        let worth_waiting = (patient && is_dirty()) || self.accounting().spilling > 0;
         if !worth_waiting {
             return self.no_space_ever(wanted);
         }

@@ -31,9 +31,9 @@ fn tiers_are_told_with_their_figures() {
     assert!(!about.iter().any(|about| about.starts_with("flash") || about.starts_with("tier")), "{about:?}");
 }
 
-/// A device taken in is written to; let go, it leaves what it held to the others.
+/// A device taken in is written to, and remembered.
 #[test]
-fn a_device_comes_and_goes_with_nothing_lost() {
+fn a_device_that_comes_shares_the_writes() {
     let server = server("256 MiB", &[]);
     let mut raw = Raw::to(&server);
     let path = server.dir().join("second").display().to_string();
@@ -41,18 +41,36 @@ fn a_device_comes_and_goes_with_nothing_lost() {
     let name = attached.field("name").text().to_owned();
     assert_eq!(attached.field("objects").number(), 0);
     assert!(raw.ask(&["TIER", "ATTACH", &path, "256MiB"]).is_error("EXISTS"));
+    assert!(raw.ask(&["CONFIG", "GET", "nvme"]).items()[1].text().contains(&path));
     let count = fill(&mut raw, 160 << 20);
     settled(&mut raw);
     for device in ["flash.0", &name] {
         let written = tier(&mut raw, device).expect("there is one").field("written-bytes").number();
         assert!(written > 16 << 20, "{device} was written {written} bytes");
     }
-    assert_eq!(raw.ask(&["TIER", "DETACH", &name]).text(), "OK");
-    assert!(tier(&mut raw, &name).is_none());
     for number in 0..count {
         assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
     }
-    assert!(raw.ask(&["TIER", "DETACH", &name]).is_error("DENIED"));
+}
+
+/// A device that is let go leaves what it held.
+#[test]
+fn a_device_that_goes_takes_nothing_with_it() {
+    let second = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let device = format!("{}:128MiB", second.path().join("flash.1").display());
+    let mut server = server("128 MiB", &["--nvme", &device]);
+    let mut raw = Raw::to(&server);
+    let count = fill(&mut raw, 30 << 20);
+    shut_down(&mut server, &[]);
+    let server = server.restart();
+    let mut raw = Raw::to(&server);
+    assert_eq!(info(&mut raw, "flash_only_objects"), count as u64);
+    assert_eq!(raw.ask(&["TIER", "DETACH", "flash.1"]).text(), "OK");
+    assert!(tier(&mut raw, "flash.1").is_none() && tier(&mut raw, "flash.0").is_some());
+    for number in 0..count {
+        assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
+    }
+    assert!(raw.ask(&["TIER", "DETACH", "flash.1"]).is_error("DENIED"));
     assert!(raw.ask(&["TIER", "DETACH", "dram"]).is_error("DENIED"));
 }
 

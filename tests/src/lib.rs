@@ -3,6 +3,7 @@
 
 pub mod bulk;
 pub mod campaign;
+pub mod flash_campaign;
 pub mod info;
 pub mod payload;
 pub mod peer;

@@ -29,6 +29,9 @@ struct Verified {
     unreadable: Vec<String>,
 }
 
+/// The key of an object, its length, and whether it could be read.
+type Read = (Vec<u8>, u64, bool);
+
 /// Keys of unreadable objects that are named.
 const NAMED_MAX: usize = 20;
 
@@ -106,7 +109,7 @@ async fn verify(node: &Node, tier: &Tier) -> Verified {
     verified
 }
 
-fn note(verified: &mut Verified, done: Option<Result<(Vec<u8>, u64, bool), tokio::task::JoinError>>) {
+fn note(verified: &mut Verified, done: Option<Result<Read, tokio::task::JoinError>>) {
     match done {
         Some(Ok((_, length, true))) => {
             verified.right += 1;

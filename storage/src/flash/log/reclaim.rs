@@ -246,12 +246,13 @@ impl Log {
             }
             if let Some(copy) = copying.read.pop_front() {
                 if let Some(copy) = self.write_copy(engine, copy) {
+                    // It is still one of those under way.
+                    if let Some((_, _, copying)) = self.copying() {
+                        copying.read.push_front(copy);
+                    }
                     if self.no_room_ahead() {
                         self.give_up_copies();
                         continue;
-                    }
-                    if let Some((_, _, copying)) = self.copying() {
-                        copying.read.push_front(copy);
                     }
                     return;
                 }

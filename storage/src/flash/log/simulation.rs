@@ -56,6 +56,8 @@ type Answers = Arc<Mutex<Vec<(Box<[u8]>, Generation, Option<Vec<u8>>)>>>;
 struct World {
     random: StdRng,
     seed: u64,
+    /// How many different keys there are.
+    keys: u32,
     disk: SimDisk,
     faults: Faults,
     clock: Arc<SimClock>,
@@ -112,12 +114,15 @@ fn crc32(bytes: &[u8]) -> u32 {
 impl World {
     fn new(seed: u64, faults: Faults, strict: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let segments = random.random_range(4..14u64);
+        // From 32 segments on, what is written again has a head of its own.
+        let (segments, keys) =
+            if random.random_bool(0.25) { (random.random_range(32..36u64), 300) } else { (random.random_range(4..14u64), 60) };
         let disk = SimDisk::new(seed ^ 1, (1 << 20) + segments * SEGMENT);
         let dir = std::env::temp_dir().join(format!("mooncake-log-{}-{seed:x}", std::process::id()));
         let mut world = Self {
             random,
             seed,
+            keys,
             disk,
             faults,
             clock: Arc::new(SimClock(AtomicU64::new(1_000))),
@@ -167,8 +172,9 @@ impl World {
         store.set_flash_limits(self.disk_len(), ByteLen(SEGMENT / 2));
         store.set_spilling(true);
         store.set_spill_mark(self.random.random_range(0..60));
+        let reinsert_percent = [0, 25, 75, 99][self.random.random_range(0..4)];
         let opening = Opening {
-            config: TierConfig { errors_per_minute: 200, ..TierConfig::new(&dir) },
+            config: TierConfig { errors_per_minute: 200, reinsert_percent, ..TierConfig::new(&dir) },
             store: store.clone(),
             memories: Vec::new(),
             clock,
@@ -214,7 +220,7 @@ impl World {
     }
 
     fn key(&mut self) -> Vec<u8> {
-        let number = self.random.random_range(0..60u32);
+        let number = self.random.random_range(0..self.keys);
         // Some keys are so long that headers take several pages.
         let padding = if number.is_multiple_of(13) { 5_000 } else { 0 };
         let mut key = format!("key:{number}").into_bytes();
@@ -408,9 +414,30 @@ impl World {
                 _ => self.restart(),
             }
         }
+        if self.strict {
+            self.check_progress();
+        }
         self.restart();
         let _ = std::fs::remove_dir_all(&self.dir);
         self.counts
+    }
+
+    /// Whatever happened before, spills get through: nothing waits for what only itself could bring.
+    fn check_progress(&mut self) {
+        let spills = |world: &Self| world.boot.as_ref().expect("a process runs").figures.spills.load(Ordering::Relaxed);
+        let before = spills(self);
+        for _ in 0..2_000 {
+            self.set();
+            for _ in 0..8 {
+                self.read();
+            }
+            self.spill();
+            self.pump(8);
+            if spills(self) > before + 200 {
+                return;
+            }
+        }
+        panic!("seed {:#x}: spills are stuck at {}", self.seed, spills(self));
     }
 }
 

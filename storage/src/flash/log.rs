@@ -334,8 +334,16 @@ impl Log {
             && self.reads.is_empty()
             && self.spills.is_empty()
             && (self.syncs.is_idle() || !self.health.is_on())
-            && (!self.closing || self.heads == [None; 2] || !self.health.is_on())
+            && (!self.closing || self.is_closed() || !self.health.is_on())
             && (self.leaving.is_none() || self.is_left() || !self.health.is_on())
+    }
+
+    /// Whether each segment that was begun has its footer.
+    fn is_closed(&self) -> bool {
+        let writing = |state: &State| matches!(state, State::Beginning(_) | State::Open(_) | State::Sealing(..));
+        self.heads == [None; 2]
+            && self.next == [None; 2]
+            && !self.moving.iter().any(|&segment| writing(&self.segments[segment as usize].state))
     }
 
     fn slot(&self, segment: u32) -> u16 {

@@ -154,14 +154,17 @@ impl Log {
     /// Writes the footers of segments whose records are all written.
     pub(super) fn step_seal(&mut self, engine: &mut dyn Engine) {
         if self.closing && self.spills.is_empty() {
-            for which in 0..self.heads.len() {
-                let Some(segment) = self.heads[which] else { continue };
-                if matches!(&self.segments[segment as usize].state, State::Open(open) if open.marks.is_empty()) {
-                    // Nothing was written into it: a footer would make it a segment to be reclaimed.
-                    self.heads[which] = None;
-                    self.segments[segment as usize].state = State::Free;
-                } else {
-                    self.seal(segment);
+            for segment in self.heads.into_iter().flatten() {
+                self.seal(segment);
+            }
+            // A segment that was begun gets a footer too: the next start would search all of it for records.
+            for which in 0..self.next.len() {
+                if let Some(segment) = self.next[which]
+                    && matches!(self.segments[segment as usize].state, State::Ready)
+                {
+                    self.next[which] = None;
+                    self.segments[segment as usize].state = State::Sealing(Box::new(Open::new()), Closing::Records);
+                    self.moving.push(segment);
                 }
             }
         }

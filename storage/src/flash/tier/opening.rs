@@ -336,6 +336,7 @@ impl recover::Visitor for Visitor<'_> {
                 tracing::warn!(device = self.superblock.number, segment, %error, "a segment's header cannot be read");
                 FoundSegment::Unreadable
             }
+            Found::Sealed { header, table, .. } if table.is_empty() => FoundSegment::Free { life: header.life.life },
             Found::Sealed { header, table, sealed_ms, .. } => {
                 let used = self.index(slot, segment, header.life.life, &table);
                 FoundSegment::Sealed { life: header.life, sealed_ms, footer_pages: table.footer_pages(), used }

@@ -1,8 +1,8 @@
 //! What the node knows of its devices' records without asking the devices: one table a sealed segment.
 //!
-//! Role: makes a restart quick where a device is slow or far, and stands in for a footer that has become unreadable. It is
+//! Role: stands in for a footer that has become unreadable, so that its segment need not be read in whole. It is
 //! disposable: a table is a segment's footer as it was written, so that it counts only if its MAC holds for the life that the
-//! segment is in, and whatever is missing here is read from the footers.
+//! segment is in. A start reads the footers first: they are faster.
 //!
 //! Invariants:
 //! - Nothing lies only here.

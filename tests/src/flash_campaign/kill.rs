@@ -13,8 +13,10 @@ use tempfile::TempDir;
 /// Keys; their values are some three times the memory.
 const KEYS: usize = 3000;
 const FLASH: &str = "512 MiB";
-/// A server with fewer free segments may reclaim one between the count and the kill.
+/// A server with fewer free segments may reclaim one between the count and the kill, and what it held is not looked for.
 const FREE_SEGMENTS_MIN: u64 = 3;
+/// Kills after which another tier begins, so that many find it with free segments.
+const KILLS_OF_A_TIER: usize = 20;
 
 /// Runs the campaign. `progress` hears how many kills are done.
 ///
@@ -22,13 +24,16 @@ const FREE_SEGMENTS_MIN: u64 = 3;
 /// With what was broken.
 pub fn run(plan: &Plan, mut progress: impl FnMut(usize)) -> anyhow::Result<Summary> {
     let mut rng = StdRng::seed_from_u64(plan.seed);
-    let dir = Arc::new(TempDir::with_prefix("mooncake-kill-")?);
-    let flags = flags(plan, &dir.path().join("flash.0"), FLASH, &dir.path().join("data"));
-    let ledger = Arc::new(Ledger::new("kill", KEYS));
+    let (mut dir, mut flags, mut ledger) = fresh(plan)?;
     let mut server = start(&dir, &flags)?;
     let (mut seen, mut all) = (Seen::default(), Found::default());
-    let (mut counted, mut back, mut slowest) = (0, 0, Duration::ZERO);
+    let (mut counted, mut back, mut looks, mut slowest) = (0, 0, 0, Duration::ZERO);
     for run in 0..plan.runs {
+        if run > 0 && run % KILLS_OF_A_TIER == 0 {
+            server.kill();
+            (dir, flags, ledger) = fresh(plan)?;
+            server = start(&dir, &flags)?;
+        }
         ledger.forget_durable();
         let load = Load::start(server.addr(), &ledger, rng.random())?;
         std::thread::sleep(Duration::from_millis(rng.random_range(20..800)));
@@ -50,6 +55,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(usize)) -> anyhow::Result<Summa
         slowest = slowest.max(begin.elapsed());
         let there = info(&mut Raw::tcp(server.addr())?, "flash_objects")?;
         if is_roomy {
+            looks += 1;
             counted += before.0;
             back += before.0.min(there + changes);
         }
@@ -66,8 +72,15 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(usize)) -> anyhow::Result<Summa
     summary.say("bytes proved, 0 wrong", seen.proved + all.proved);
     summary.say("durable acknowledged, none lost", format!("{} written, {} looked for", seen.durable, all.durable));
     let share = if counted == 0 { 1.0 } else { back as f64 / counted as f64 };
-    summary.say("objects of flash back", format!("{back} of {counted}, {:.3} %", share * 100.0));
+    summary.say("objects of flash back", format!("{back} of {counted} at {looks} kills, {:.3} %", share * 100.0));
     summary.say("slowest start", format!("{} ms", slowest.as_millis()));
     ensure!(share >= 0.999, "too few came back:\n{summary}");
     Ok(summary)
+}
+
+/// A directory, the flags of a server in it, and keys of which nothing is known.
+fn fresh(plan: &Plan) -> anyhow::Result<(Arc<TempDir>, Vec<String>, Arc<Ledger>)> {
+    let dir = Arc::new(TempDir::with_prefix("mooncake-kill-")?);
+    let flags = flags(plan, &dir.path().join("flash.0"), FLASH, &dir.path().join("data"));
+    Ok((dir, flags, Arc::new(Ledger::new("kill", KEYS))))
 }

@@ -11,7 +11,7 @@
 //!    └──────── publish ◀── fetch ◀── bytes verified ◀──┘
 //! ```
 //!
-//! - [`format`](self): the bytes on flash. `recover`: from those bytes to tables of records at start.
+//! - `format`: the bytes on flash. `recover`: from those bytes to tables of records at start.
 //! - `engine`: reads, writes and syncs of one file, through io_uring, plain calls, or a simulated disk.
 //! - `log`: the segments of one device as a state machine without threads. `device`: its thread.
 //! - `tier`: several devices, the spiller, single-flight fetches, administration.
@@ -37,8 +37,8 @@
 mod device;
 pub mod engine;
 pub mod format;
-mod log;
 pub mod journal;
+mod log;
 pub mod meta;
 pub mod recover;
 pub mod tier;

@@ -57,7 +57,6 @@ pub(crate) struct Runner {
 
 impl Device {
     /// A device whose thread will call [`Runner::run`].
-    #[expect(clippy::too_many_arguments, reason = "a struct with a name for each")]
     pub(crate) fn new(
         id: u32,
         path: PathBuf,

@@ -9,7 +9,7 @@ use super::syncs::After;
 use super::{Log, Ticket};
 use crate::PAGE;
 use crate::flash::engine::{Engine, Op, Scratch};
-use crate::flash::format::{CHUNK_LEN, Head, Record, RecordLayout, Row};
+use crate::flash::format::{CHUNK_LEN, Head, PAGE_LEN, Record, RecordLayout, Row};
 use crate::flash::log::flight::Flight;
 use crate::flash::tier::FlashError;
 use crate::store::flash::Spill;
@@ -172,7 +172,10 @@ impl Log {
             let segment_pages = self.config.geometry.pages();
             let open = self.segments[segment as usize].open_mut().expect("a head is open");
             if open.fits(pages, key_len, segment_pages) {
-                return Some((segment, u16::try_from(open.next_page).expect("pages of a segment are counted in 16 bits")));
+                return Some((
+                    segment,
+                    u16::try_from(open.next_page).expect("pages of a segment are counted in 16 bits"),
+                ));
             }
             self.seal(segment);
         }
@@ -225,12 +228,12 @@ pub(super) fn row_of(record: &Record<'_>) -> Row {
 
 /// Whether the device takes the payload's whole pages from where they lie.
 fn is_aligned(span: &RawSpan) -> bool {
-    span.as_ptr().addr().is_multiple_of(PAGE as usize)
+    span.as_ptr().addr().is_multiple_of(PAGE_LEN)
 }
 
 /// Payload pages written straight from the slot; the rest goes through scratch, behind the header.
 fn direct_len(span: &RawSpan) -> usize {
-    if is_aligned(span) { span.len() - span.len() % PAGE as usize } else { 0 }
+    if is_aligned(span) { span.len() - span.len() % PAGE_LEN } else { 0 }
 }
 
 /// Checksums of the payload's chunks, if together they are what was published. What cannot be written from where it lies is
@@ -252,7 +255,7 @@ fn checked_chunks(spill: &Spill, layout: RecordLayout, scratch: &mut Scratch) ->
         let direct = direct_len(span);
         let rest = span.part(direct, span.len() - direct).expect("within the payload");
         let at = layout.header_len();
-        let padded = rest.len().next_multiple_of(PAGE as usize);
+        let padded = rest.len().next_multiple_of(PAGE_LEN);
         let room = &mut scratch.bytes_mut()[at..at + padded];
         if !rest.is_empty() {
             copy_from(&rest, &mut room[..rest.len()]);
@@ -269,7 +272,7 @@ fn parts_of(span: &RawSpan, layout: RecordLayout, scratch: &Scratch) -> Vec<RawS
         return vec![scratch.span(header_len)];
     }
     let direct = direct_len(span);
-    let rest = (span.len() - direct).next_multiple_of(PAGE as usize);
+    let rest = (span.len() - direct).next_multiple_of(PAGE_LEN);
     if direct == 0 {
         return vec![scratch.span(header_len + rest)];
     }

@@ -10,7 +10,7 @@ use super::segment::State;
 use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend};
 use crate::flash::engine::{Engine, Op, Scratch};
-use crate::flash::format::{CHUNK_LEN, Life, RecordLayout, RecordView};
+use crate::flash::format::{CHUNK_LEN, Life, PAGE_LEN, RecordLayout, RecordView};
 use crate::store::flash::{FlashRead, Promotion};
 use protocol::base::{RawSpan, StableMemory, copy_from, copy_into, crc_of};
 use std::io;
@@ -110,13 +110,13 @@ impl Log {
             Target::Own => None,
         };
         let direct = match &payload {
-            Some(span) if !layout.inline && span.as_ptr().addr().is_multiple_of(PAGE as usize) => {
-                span.len() - span.len() % PAGE as usize
+            Some(span) if !layout.inline && span.as_ptr().addr().is_multiple_of(PAGE_LEN) => {
+                span.len() - span.len() % PAGE_LEN
             }
             _ => 0,
         };
         let header_len = layout.header_len();
-        let rest = layout.payload_pages as usize * PAGE as usize - direct;
+        let rest = layout.payload_pages as usize * PAGE_LEN - direct;
         let bounce = if header_len + rest <= self.pool.buffer_len() {
             let Some(scratch) = self.pool.take() else { return Some(job) };
             Bounce::Scratch(scratch)

@@ -15,7 +15,7 @@ use super::syncs::After;
 use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend, lend_mut};
 use crate::flash::engine::{Engine, Op};
-use crate::flash::format::{CHUNK_LEN, Head, Record, RecordLayout, RecordView, Row, Table};
+use crate::flash::format::{CHUNK_LEN, Head, PAGE_LEN, Record, RecordLayout, RecordView, Row, Table};
 use crate::store::flash::{Reinsertion, SlotRecord};
 use protocol::base::{Crc, RawSpan, StableMemory, copy_and_crc, copy_into};
 use std::collections::VecDeque;
@@ -86,7 +86,7 @@ impl Reclaim {
 
 impl Copy {
     fn span(&self) -> RawSpan {
-        let len = self.layout.pages() as usize * PAGE as usize;
+        let len = self.layout.pages() as usize * PAGE_LEN;
         RawSpan::new(Arc::clone(&self.memory) as Arc<dyn StableMemory>, 0, len).expect("as long as the record")
     }
 }
@@ -99,7 +99,8 @@ impl Log {
 
     pub(super) fn step_reclaim(&mut self, engine: &mut dyn Engine) {
         self.free_drained();
-        if self.reclaim.is_none() && std::mem::take(&mut self.reclaim_due)
+        if self.reclaim.is_none()
+            && std::mem::take(&mut self.reclaim_due)
             && let Some(segment) = self.next_to_reclaim()
         {
             self.begin_reclaim(engine, segment);
@@ -132,7 +133,8 @@ impl Log {
             _ => None,
         });
         let suspect = sealed.clone().find(|(_, segment, _)| segment.mismatches >= MISMATCHES_MAX).map(|(at, ..)| at);
-        let free = self.segments.iter().filter(|segment| matches!(segment.state, State::Free | State::Draining)).count();
+        let free =
+            self.segments.iter().filter(|segment| matches!(segment.state, State::Free | State::Draining)).count();
         let wanted = if self.segments.len() < SEGMENTS_MANY { 1 } else { 2 };
         let oldest = || {
             let needed = if self.closing { self.leaving.is_some() } else { free < wanted };
@@ -154,8 +156,8 @@ impl Log {
             self.survey(segment, table);
             return;
         }
-        let len = footer_pages as usize * PAGE as usize;
-        match PlainMemory::new(len.max(PAGE as usize)).map(Arc::new) {
+        let len = footer_pages as usize * PAGE_LEN;
+        match PlainMemory::new(len.max(PAGE_LEN)).map(Arc::new) {
             Ok(memory) => {
                 let span = RawSpan::new(Arc::clone(&memory) as Arc<dyn StableMemory>, 0, len).expect("all of it");
                 let end = self.config.geometry.offset_of(segment) + self.config.geometry.segment_len;
@@ -170,7 +172,8 @@ impl Log {
     }
 
     pub(super) fn table_done(&mut self, segment: u32, memory: &Arc<PlainMemory>, result: io::Result<()>) {
-        let expected = matches!(&self.reclaim, Some(Reclaim { segment: at, stage: Stage::Table, .. }) if *at == segment);
+        let expected =
+            matches!(&self.reclaim, Some(Reclaim { segment: at, stage: Stage::Table, .. }) if *at == segment);
         if !expected {
             return;
         }
@@ -264,7 +267,7 @@ impl Log {
             let Some(keep) = copying.todo.pop_front() else { return };
             copying.under_way += 1;
             let layout = keep.row.layout();
-            let Ok(memory) = PlainMemory::new(layout.pages() as usize * PAGE as usize) else {
+            let Ok(memory) = PlainMemory::new(layout.pages() as usize * PAGE_LEN) else {
                 self.give_up_copies();
                 return;
             };
@@ -287,7 +290,8 @@ impl Log {
 
     /// Whether waiting for room would be waiting for this very reclaim.
     fn no_room_ahead(&self) -> bool {
-        let coming = self.segments.iter().any(|segment| segment.state.is_free() || matches!(segment.state, State::Draining));
+        let coming =
+            self.segments.iter().any(|segment| segment.state.is_free() || matches!(segment.state, State::Draining));
         !coming
     }
 
@@ -427,10 +431,9 @@ impl Log {
         };
         let entry = &mut self.segments[segment as usize];
         entry.state = match std::mem::replace(&mut entry.state, State::Free) {
-            State::Reclaiming(sealed) => State::Sealed(Sealed {
-                table: if sealed.footer_pages == 0 { table } else { None },
-                ..sealed
-            }),
+            State::Reclaiming(sealed) => {
+                State::Sealed(Sealed { table: if sealed.footer_pages == 0 { table } else { None }, ..sealed })
+            }
             other => other,
         };
     }
@@ -450,7 +453,8 @@ impl Log {
         if copy.layout.inline {
             copy_into(&copy.inline, &to);
         } else {
-            let from = copy.span().part(copy.layout.header_len(), to.len()).expect("the payload lies behind the header");
+            let from =
+                copy.span().part(copy.layout.header_len(), to.len()).expect("the payload lies behind the header");
             copy_and_crc(&from, &to, Crc::default());
         }
         // Whoever removed the object meanwhile wanted it gone.

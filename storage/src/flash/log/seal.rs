@@ -4,13 +4,13 @@
 //! - A new life has a higher number than any other of the device, and a nonce of its own.
 //! - A footer is written when all writes of its segment are over, and lists those that succeeded.
 
+use super::Log;
 use super::segment::{Begun, Closing, Open, Sealed, State};
 use super::syncs::After;
-use super::Log;
 use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend_mut};
 use crate::flash::engine::{Engine, Op, Scratch};
-use crate::flash::format::{Head, Life, Nonce, SegmentHeader};
+use crate::flash::format::{Head, Life, Nonce, PAGE_LEN, SegmentHeader};
 use crate::flash::log::flight::Flight;
 use protocol::base::RawSpan;
 use std::io;
@@ -24,7 +24,8 @@ impl Log {
             return;
         }
         let reinserting = self.reclaim.as_ref().is_some_and(super::Reclaim::is_copying);
-        for (which, wanted) in [(0, true), (1, reinserting && self.segments.len() >= super::REINSERT_HEAD_SEGMENTS_MIN)] {
+        for (which, wanted) in [(0, true), (1, reinserting && self.segments.len() >= super::REINSERT_HEAD_SEGMENTS_MIN)]
+        {
             if wanted && self.next[which].is_none() {
                 self.begin(engine, which);
             }
@@ -40,10 +41,9 @@ impl Log {
         self.life_max += 1;
         let life = Life { segment: number, life: self.life_max, nonce: Nonce::random() };
         let head = if which == 1 { Head::Reinserted } else { Head::New };
-        let header =
-            SegmentHeader { device: self.config.device, life, head, opened_ms: self.clock.unix_ms() };
-        page.bytes_mut()[..PAGE as usize].copy_from_slice(&header.encode());
-        let parts = vec![page.span(PAGE as usize)];
+        let header = SegmentHeader { device: self.config.device, life, head, opened_ms: self.clock.unix_ms() };
+        page.bytes_mut()[..PAGE_LEN].copy_from_slice(&header.encode());
+        let parts = vec![page.span(PAGE_LEN)];
         let segment = &mut self.segments[at];
         segment.state = State::Beginning(Begun::Writing);
         segment.life = Some(life);
@@ -81,7 +81,7 @@ impl Log {
             }
             let Some(page) = self.pool.take() else { return };
             *state = State::Beginning(Begun::Reading);
-            let parts = vec![page.span(PAGE as usize)];
+            let parts = vec![page.span(PAGE_LEN)];
             let tag = self.flights.launch(Flight::Proof { segment, page });
             engine.submit(Op::read(tag, self.offset(segment, 0), parts));
         }
@@ -99,7 +99,7 @@ impl Log {
 
     pub(super) fn proof_done(&mut self, segment: u32, page: &Scratch, result: io::Result<()>) {
         let life = *self.segments[segment as usize].life();
-        let found = SegmentHeader::decode(&page.bytes()[..PAGE as usize], &self.config.device, segment);
+        let found = SegmentHeader::decode(&page.bytes()[..PAGE_LEN], &self.config.device, segment);
         if result.is_ok() && found.is_ok_and(|found| found.life == life) && self.health.is_on() {
             self.segments[segment as usize].state = State::Ready;
             self.ledger.begun(self.slot(segment), &life);

@@ -4,8 +4,8 @@
 //! Payloads are a function of key and version, so that any read shows foreign, stale or torn bytes.
 
 use super::{Filled, ReadJob, SpillJob, Target, Verdict};
-use crate::flash::engine::{Engine, SimDisk};
 use crate::flash::engine::Faults;
+use crate::flash::engine::{Engine, SimDisk};
 use crate::flash::journal::{JOURNAL_FILE, Journal, JournalOptions};
 use crate::flash::log::Log;
 use crate::flash::meta::NoMeta;
@@ -115,8 +115,11 @@ impl World {
     fn new(seed: u64, faults: Faults, strict: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         // From 32 segments on, what is written again has a head of its own.
-        let (segments, keys) =
-            if random.random_bool(0.25) { (random.random_range(32..36u64), 300) } else { (random.random_range(4..14u64), 60) };
+        let (segments, keys) = if random.random_bool(0.25) {
+            (random.random_range(32..36u64), 300)
+        } else {
+            (random.random_range(4..14u64), 60)
+        };
         let disk = SimDisk::new(seed ^ 1, (1 << 20) + segments * SEGMENT);
         let dir = std::env::temp_dir().join(format!("mooncake-log-{}-{seed:x}", std::process::id()));
         let mut world = Self {
@@ -494,13 +497,7 @@ fn histories_with_deaths_and_power_cuts_keep_every_promise() {
 
 #[test]
 fn a_disk_that_fails_gives_misses_and_never_wrong_bytes() {
-    let faults = Faults {
-        short: 0.002,
-        read_error: 0.005,
-        write_error: 0.005,
-        sync_error: 0.01,
-        ..Faults::default()
-    };
+    let faults = Faults { short: 0.002, read_error: 0.005, write_error: 0.005, sync_error: 0.01, ..Faults::default() };
     let counts = campaign("errors", 0xbad, 8, faults, false);
     assert!(counts.spilled > 0 && counts.read > 0 && counts.missed > 0, "{counts:?}");
 }

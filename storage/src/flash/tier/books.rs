@@ -61,15 +61,12 @@ impl Books {
         ranges.sort_unstable_by_key(|range| range.first);
         let mut first = 0u32;
         for range in ranges.iter() {
-            if first + count <= u32::from(range.first) {
+            if first.saturating_add(count) <= u32::from(range.first) {
                 break;
             }
             first = u32::from(range.first) + range.count;
         }
-        if first + count > SLOTS as u32 {
-            return None;
-        }
-        let first = u16::try_from(first).ok()?;
+        let first = u16::try_from(first).ok().filter(|first| usize::from(*first) + count as usize <= SLOTS)?;
         ranges.push(Range { first, count, device, id });
         Some(first)
     }
@@ -133,10 +130,8 @@ impl Ledger for Books {
 
 impl Graveyard for Books {
     fn bury(&self, dead: &[Buried]) {
-        let notes: Vec<Note<'_>> = dead
-            .iter()
-            .filter_map(|dead| self.record_at(dead.place, dead.generation).map(Note::Dead))
-            .collect();
+        let notes: Vec<Note<'_>> =
+            dead.iter().filter_map(|dead| self.record_at(dead.place, dead.generation).map(Note::Dead)).collect();
         self.journal.append(&notes);
     }
 

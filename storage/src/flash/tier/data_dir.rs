@@ -32,8 +32,7 @@ impl DataDir {
     pub fn open(path: &Path) -> Result<Self, FlashError> {
         let failed = |error| FlashError::io(format!("open the data directory {}", path.display()), error);
         fs::create_dir_all(path).map_err(failed)?;
-        let lock =
-            OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(failed)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(failed)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(FlashError::Locked { path: path.to_owned() }),
@@ -54,7 +53,8 @@ impl DataDir {
     pub fn next_boot_epoch(&self, devices: &[DeviceConfig]) -> Result<u64, FlashError> {
         let file = self.path.join(EPOCH);
         let known = self.number(EPOCH);
-        let told = devices.iter().filter_map(|device| superblock_of(&device.path)).map(|superblock| superblock.boot_epoch);
+        let told =
+            devices.iter().filter_map(|device| superblock_of(&device.path)).map(|superblock| superblock.boot_epoch);
         let epoch = told.fold(known, u64::max) + 1;
         self.replace(EPOCH, format!("{epoch}\n").as_bytes())
             .map_err(|error| FlashError::io(format!("write {}", file.display()), error))?;

@@ -242,9 +242,9 @@ impl Inner {
         for waiter in waiters {
             let shared = fetched.as_ref().map(|fetched| match fetched {
                 Fetched::Small(bytes) => Fetched::Small(bytes.clone()),
-                Fetched::Guard(guard) => guard
-                    .again()
-                    .map_or_else(|| Fetched::Small(guard.bytes().to_vec()), Fetched::Guard),
+                Fetched::Guard(guard) => {
+                    guard.again().map_or_else(|| Fetched::Small(guard.bytes().to_vec()), Fetched::Guard)
+                }
             });
             let _ = waiter.send(Ok(shared));
         }

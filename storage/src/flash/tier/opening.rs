@@ -79,11 +79,7 @@ impl Opening {
         Ok(Started { thread, told })
     }
 
-    fn open(
-        &self,
-        device: &DeviceConfig,
-        number: u32,
-    ) -> Result<(Device, Runner, Box<dyn Engine>, Log), FlashError> {
+    fn open(&self, device: &DeviceConfig, number: u32) -> Result<(Device, Runner, Box<dyn Engine>, Log), FlashError> {
         let name = device.path.display();
         let pool = scratch(device.depth).map_err(|error| FlashError::io(format!("buffers for {name}"), error))?;
         let options = EngineOptions {
@@ -113,11 +109,15 @@ impl Opening {
     ) -> Result<(Device, Runner, Box<dyn Engine>, Log), FlashError> {
         let Known { mut engine, pool, superblock, believed } = self.known(engine, pool, device, number)?;
         let geometry = superblock.geometry;
-        let id = u16::try_from(superblock.number)
-            .map_err(|_| FlashError::Config(format!("{}: device number {}", device.path.display(), superblock.number)))?;
+        let id = u16::try_from(superblock.number).map_err(|_| {
+            FlashError::Config(format!("{}: device number {}", device.path.display(), superblock.number))
+        })?;
         let first_slot = self.books.take_slots(superblock.device, id, geometry.segment_count).ok_or_else(|| {
             let count = geometry.segment_count;
-            FlashError::Config(format!("{}: {count} segments are more than are left of 65,536; make them longer", device.path.display()))
+            FlashError::Config(format!(
+                "{}: {count} segments are more than are left of 65,536; make them longer",
+                device.path.display()
+            ))
         })?;
         let found = self.recover(&mut *engine, &superblock, first_slot, believed).inspect_err(|_| {
             self.books.give_slots(first_slot);
@@ -280,7 +280,10 @@ impl Visitor<'_> {
                 .remembered
                 .pins_of(key)
                 .filter(|pins| pins.generation == row.generation)
-                .map(|pins| Pinned { endless: pins.endless, until: self.instant(pins.until_ms).filter(|&at| at > self.now) })
+                .map(|pins| Pinned {
+                    endless: pins.endless,
+                    until: self.instant(pins.until_ms).filter(|&at| at > self.now),
+                })
                 .unwrap_or_default();
             let record = RecoveredRecord {
                 key,

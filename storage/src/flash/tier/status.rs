@@ -1,7 +1,7 @@
 //! What can be seen of a tier: each device's figures, and how far a start has come.
 
-use protocol::base::ByteLen;
 use parking_lot::Mutex;
+use protocol::base::ByteLen;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 

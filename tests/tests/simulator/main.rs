@@ -9,9 +9,13 @@
 //! - What is leased, guarded, pinned or graced is there and unchanged, also for a reader that looks into memory by itself.
 //! - No generation is given out twice. The bytes of all states sum up; each client is charged what it holds.
 //! - A late write changes no byte of anybody else's.
+//! - Where there is flash: what a restart would find there at this moment is what the store has. Nothing that was deleted,
+//!   replaced or has expired would come back, and nothing that the index promises would be missing.
 //! - Once all clients are gone, nothing stays reserved, doomed or quarantined beyond two deadlines, and a large object fits.
 
 mod content;
+mod flash;
+mod grave;
 mod model;
 mod reads;
 mod steps;

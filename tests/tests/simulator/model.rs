@@ -77,6 +77,11 @@ impl Model {
         self.live.retain(|_, object| object.generation != generation);
     }
 
+    /// The key of a live placement.
+    pub(crate) fn key_of(&self, generation: Generation) -> Option<u8> {
+        self.live.iter().find(|(_, object)| object.generation == generation).map(|(&key, _)| key)
+    }
+
     pub(crate) fn clear(&mut self) {
         self.live.clear();
     }

@@ -41,7 +41,7 @@ impl World {
                     self.reading.push((guard, content));
                 }
             }
-            Found::Flash(read) => panic!("key {key} on flash that nobody has: {read:?}"),
+            Found::Flash(read) => self.found_on_flash(key, read),
         }
     }
 
@@ -66,7 +66,15 @@ impl World {
     pub(crate) fn lease(&mut self) {
         let (key, client, until) = (self.key(), self.client(), self.until());
         match self.store.lease(self.now, &[key], until, self.clients[client].session, None).expect("few users") {
-            None => self.absent(key),
+            // On flash alone perhaps: then it is promoted first.
+            None => match self.flash.as_ref().and_then(|_| self.store.flash_read(self.now, &[key])) {
+                None => self.absent(key),
+                Some(read) => {
+                    assert!(read.promote);
+                    self.found_on_flash(key, read);
+                    self.model.get(self.now, key).expect("compared").read();
+                }
+            },
             Some(leased) => self.leased(key, client, &leased),
         }
     }
@@ -114,6 +122,16 @@ impl World {
         let graced_before = self.graced_bytes(&keys);
         let found = self.store.lookup(self.now, |n| keys.get(n).map(|key| &key[..]), lease).expect("few users");
         let present = &keys[..found.prefix];
+        if lease.is_some() && found.on_flash > 0 {
+            assert!(found.leases.is_empty() && found.flash.len() <= found.on_flash);
+            for read in found.flash {
+                let key = read.key[0];
+                assert!(present.contains(&[key]));
+                self.found_on_flash(key, read);
+                self.model.get(self.now, key).expect("compared").read();
+            }
+            return;
+        }
         let mut bytes = 0;
         for &[key] in present {
             bytes += self.model.get(self.now, key).expect("only what was written is present").content.length as u64;
@@ -129,7 +147,7 @@ impl World {
             }
         } else {
             assert!(found.leases.is_empty());
-            let graced = self.store.accounting().graced - graced_before;
+            let graced = self.graced_bytes(&[]) - graced_before;
             self.graced(present, graced);
         }
     }
@@ -139,7 +157,8 @@ impl World {
         for key in keys {
             self.store.contains(self.now, key);
         }
-        self.store.accounting().graced
+        let sum = self.store.accounting();
+        sum.graced + sum.flash_graced
     }
 
     /// Notes graces of keys just probed, where the bytes say for certain that each got one.
@@ -149,7 +168,13 @@ impl World {
         fresh.dedup();
         let now = self.now;
         fresh.retain(|&key| self.model.get(now, key).is_some_and(|object| !object.grace_spent));
-        let charge = |world: &Self, key| world.store.stat(now, &[key]).expect("just probed").charge.get();
+        let charge = |world: &Self, key| {
+            let stat = world.store.stat(now, &[key]).expect("just probed");
+            match stat.dram {
+                Some(_) => stat.charge.get(),
+                None => stat.length.get().next_multiple_of(4096) + 4096,
+            }
+        };
         let all: u64 = fresh.iter().map(|&key| charge(self, key)).sum();
         assert!(bytes <= all, "a grace is given once between two reads");
         if bytes == all {
@@ -170,7 +195,7 @@ impl World {
         let before = self.graced_bytes(&[[key]]);
         if self.store.probe(self.now, &[key]) {
             assert!(self.model.get(self.now, key).is_some(), "key {key} came back from the dead");
-            let graced = self.store.accounting().graced - before;
+            let graced = self.graced_bytes(&[]) - before;
             self.graced(&[[key]], graced);
         } else {
             self.absent(key);

@@ -13,6 +13,12 @@ impl World {
     /// One random thing happens, then some time passes.
     pub(crate) fn step(&mut self) {
         self.counts.steps += 1;
+        if self.flash.is_some() && self.random.random_ratio(1, 2) {
+            self.flash_step();
+            if self.random.random_ratio(1, 30) {
+                self.lose_record();
+            }
+        }
         match self.random.random_range(0..100) {
             0..12 => self.set(),
             12..17 => self.reserve(),
@@ -118,6 +124,7 @@ impl World {
             None => self.absent(key),
             Some(left) => {
                 let object = self.model.get(now, key).expect("only what was written can be unpinned");
+                object.timed_pins.retain(|&until| until > now);
                 if object.endless_pins > 0 {
                     object.endless_pins -= 1;
                 } else if let Some(first) = (0..object.timed_pins.len()).min_by_key(|&at| object.timed_pins[at]) {
@@ -150,6 +157,10 @@ impl World {
 
     pub(crate) fn expire(&mut self) {
         let key = self.key();
+        self.expire_key(key);
+    }
+
+    pub(crate) fn expire_key(&mut self, key: u8) {
         let now = self.now;
         let at =
             self.random.random_ratio(3, 4).then(|| Instant(now.0 - 1_000) + Millis(self.random.random_range(0..9_000)));
@@ -185,6 +196,10 @@ impl World {
             return;
         }
         let key = self.key();
+        self.remove_key(key);
+    }
+
+    pub(crate) fn remove_key(&mut self, key: u8) {
         if self.store.remove(self.now, &[key]) {
             assert!(self.model.get(self.now, key).is_some(), "only what was written is removed");
             self.model.remove(key);
@@ -212,8 +227,10 @@ impl World {
         assert_eq!((stat.generation, stat.expires), (object.generation, object.expires));
         assert_eq!((stat.length, stat.crc), (ByteLen(object.content.length as u64), object.content.crc()));
         assert!(stat.pins >= object.pins(now));
-        let (segment, offset) = stat.dram.expect("there is no flash here");
-        assert!(offset + stat.length.get() <= self.segments[segment_index(segment)].len() as u64);
+        assert!(stat.dram.is_some() || self.flash.is_some(), "there is no flash here");
+        if let Some((segment, offset)) = stat.dram {
+            assert!(offset + stat.length.get() <= self.segments[segment_index(segment)].len() as u64);
+        }
         // What has expired goes when it is looked at; a scan only passes it over.
         for key in 0..self.keys {
             self.store.contains(now, &[key]);
@@ -258,9 +275,15 @@ impl World {
             let (guard, content) = self.reading.swap_remove(at);
             content.check(guard.bytes(), "a guarded object when its reader leaves");
             if self.random.random_ratio(1, 20) {
-                // As if it had found other bytes: nobody finds the object any more, unless it was replaced already.
-                self.model.remove_placement(guard.generation());
+                // As if it had found other bytes: nobody finds the object any more, unless it was replaced already, or is on
+                // flash.
+                let generation = guard.generation();
                 guard.condemn();
+                let key = self.model.key_of(generation).filter(|_| self.flash.is_some());
+                let stat = key.and_then(|key| self.store.stat(self.now, &[key]));
+                if stat.is_none_or(|stat| stat.generation != generation) {
+                    self.model.remove_placement(generation);
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The store, its clients, the network and the clock; what holds at every step, and at the end.
 
 use crate::content::Content;
+use crate::flash::{Flash, FlashCounts};
 use crate::model::{Model, Object};
 use protocol::base::{ByteLen, Crc, Generation, Instant, LeaseId, Millis, RawSpan, SegmentId, SessionId, StableMemory};
 use rand::rngs::StdRng;
@@ -97,6 +98,8 @@ pub(crate) struct World {
     pub(crate) versions: u64,
     pub(crate) sessions: u64,
     pub(crate) counts: Counts,
+    /// In every second history.
+    pub(crate) flash: Option<Flash>,
 }
 
 /// How often what was tried came about.
@@ -118,16 +121,17 @@ pub(crate) struct Counts {
     /// Expiries that `keep_ttl` kept, and that went with the object before.
     pub(crate) kept: u64,
     pub(crate) not_kept: u64,
+    pub(crate) flash: FlashCounts,
 }
 
 /// Sums over all seeds.
 #[derive(Debug, Default)]
-pub(crate) struct Totals([AtomicU64; 15]);
+pub(crate) struct Totals([AtomicU64; 25]);
 
 impl Counts {
-    fn list(&self) -> [u64; 15] {
+    fn list(&self) -> [u64; 25] {
         let Self { steps, published, reads, leases, late_writes, crc_refused, quarantined, .. } = *self;
-        let Self { evicted, forgotten, repeated, no_space, quota, deaths, kept, not_kept, .. } = *self;
+        let Self { evicted, forgotten, repeated, no_space, quota, deaths, kept, not_kept, flash, .. } = *self;
         [
             steps,
             published,
@@ -142,6 +146,16 @@ impl Counts {
             no_space,
             quota,
             deaths,
+            flash.spilled,
+            flash.gone_meanwhile,
+            flash.failed,
+            flash.reads,
+            flash.promoted,
+            flash.not_promoted,
+            flash.reinserted,
+            flash.reclaimed,
+            flash.restarts,
+            flash.waited,
             kept,
             not_kept,
         ]
@@ -224,10 +238,14 @@ impl World {
             versions: 0,
             sessions: 0,
             counts: Counts::default(),
+            flash: None,
             now: Instant(1_000_000_000_000),
             random,
         };
         world.network.advance(world.now);
+        if seed % 2 == 1 {
+            world.flash = Some(Flash::new(&world.store, &mut world.random));
+        }
         for _ in 0..world.random.random_range(1..=4) {
             let session = world.open_session();
             world.clients.push(Client { session, account: Account::new() });
@@ -292,13 +310,13 @@ impl World {
             }
             StoreError::Condition => self.absent(key),
             StoreError::NoSpace { .. } => self.counts.no_space += 1,
+            StoreError::SpillWait { .. } => self.wait_for_room(),
             StoreError::Quota { .. } => self.counts.quota += 1,
             StoreError::Crc { .. } => self.counts.crc_refused += 1,
             StoreError::TooBig { len, max } => assert!(len > max && *max < ByteLen(self.len_max as u64), "{error}"),
             StoreError::KeyLen { .. }
             | StoreError::NoGrant
             | StoreError::Busy
-            | StoreError::SpillWait { .. }
             | StoreError::Range { .. }
             | StoreError::NoLease
             | StoreError::TooManyUsers => panic!("key {key}: {error}"),
@@ -371,8 +389,12 @@ impl World {
             assert_eq!(client.account.reserved(), ByteLen(held), "client {number} is charged what it holds");
             unpublished += held;
         }
+        unpublished += self.flash.as_ref().map_or(0, Flash::charged);
         assert_eq!(sum.reserved + sum.sealing + sum.quarantine, unpublished, "{sum:?}");
         assert!(self.store.len() <= self.model.len() as u64, "nothing lives that was not written");
+        if self.random.random_ratio(1, 3) {
+            self.check_flash();
+        }
         for lease in &self.leases {
             if lease.deadline > self.now && self.random.random_ratio(1, 8) {
                 lease.content.check_span(&lease.bytes, "a leased object, looked at one-sidedly");
@@ -415,6 +437,7 @@ impl World {
             content.check(guard.bytes(), "a guarded object at the end");
         }
         self.applying.clear();
+        self.end_flash();
         self.forget_ended();
         self.check();
         for _ in 0..20 {
@@ -430,8 +453,10 @@ impl World {
             self.get(key);
         }
         self.reading.clear();
+        self.end_flash();
         self.counts.evicted = usage.counters.evicted;
         self.counts.forgotten = self.model.forgotten;
+        self.counts.flash = self.flash.as_ref().map_or_else(FlashCounts::default, |flash| flash.counts);
         for key in self.model.keys() {
             while self.store.unpin(self.now, &[key]).is_some_and(|left| left > 0) {}
         }
@@ -440,6 +465,9 @@ impl World {
         self.maintain();
         let longest = self.segments.iter().map(|segment| segment.len() as u64).max().expect("a segment");
         let large = usize::try_from(longest - 3 * 4096).expect("64-bit");
+        if self.flash.is_some() {
+            self.store.hurry(self.now);
+        }
         let set = self.store.set(self.now, b"large", &vec![1; large], &Account::new(), &Terms::default());
         assert!(set.is_ok(), "{large} bytes fit when nobody holds anything: {set:?} {:?}", self.store.accounting());
         self.store.audit();

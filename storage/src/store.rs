@@ -121,9 +121,11 @@ impl Inner {
 
     /// Where the next victim is: the shard and list whose oldest entry should go before those of all others.
     pub(crate) fn oldest(&self, now: Instant, prey: Prey) -> Option<(usize, List)> {
-        let tails = self.gauges.iter().enumerate().flat_map(|(shard, gauges)| {
-            prey.lists().iter().map(move |&list| (shard, list, gauges.oldest(list)))
-        });
+        let tails = self
+            .gauges
+            .iter()
+            .enumerate()
+            .flat_map(|(shard, gauges)| prey.lists().iter().map(move |&list| (shard, list, gauges.oldest(list))));
         tails
             .filter(|&(_, _, stamp)| stamp != u64::MAX)
             .max_by_key(|&(_, list, stamp)| list.urgency(stamp, now))

@@ -67,16 +67,13 @@ impl Shard {
 
     fn sums(&self) -> [u64; 3] {
         let flash = &self.flash;
-        [
-            self.slabs.held() - self.slabs.used(),
-            flash.clean_bytes + flash.declined_bytes,
-            flash.spilling_bytes,
-        ]
+        [self.slabs.held() - self.slabs.used(), flash.clean_bytes + flash.declined_bytes, flash.spilling_bytes]
     }
 
     /// Checks that the gauges show what is. For audits, after a publication.
     pub(crate) fn audit_gauges(&self, gauges: &Gauges) {
-        for list in List::ALL {
+        // What is parked is nobody's to choose: its stamps may change where it lies.
+        for list in List::ALL.into_iter().filter(|&list| list != List::Parked) {
             let stamp =
                 self.lists.iter(&self.entries, list).next().map_or(u64::MAX, |oldest| self.entries[oldest].stamp);
             assert_eq!(gauges.oldest(list), stamp, "the oldest of {list:?} is shown");

@@ -122,12 +122,7 @@ impl Pins {
 
 /// The refusal of one more pin.
 pub(crate) fn too_much_pinned(quota: &Quota, capacity: u64, held: u64, wanted: u64) -> StoreError {
-    StoreError::Quota {
-        what: "pins",
-        held: ByteLen(held),
-        max: ByteLen(quota.max(capacity)),
-        wanted: ByteLen(wanted),
-    }
+    StoreError::Quota { what: "pins", held: ByteLen(held), max: ByteLen(quota.max(capacity)), wanted: ByteLen(wanted) }
 }
 
 impl Shard {

@@ -269,7 +269,8 @@ impl Store {
                     let end = in_dram + u64::from(shard.flash.entries.end());
                     let stop = end.min(at + 8192);
                     while at < stop {
-                        let index = u32::try_from(if at < in_dram { at } else { at - in_dram }).expect("fewer than 2^32");
+                        let index =
+                            u32::try_from(if at < in_dram { at } else { at - in_dram }).expect("fewer than 2^32");
                         if at >= in_dram {
                             if shard.flash.entries.get(index).is_some() {
                                 shard.unlink_flash(index, space);
@@ -298,7 +299,9 @@ impl Shard {
         let index = handle & !FLASH;
         if handle & FLASH == 0 {
             let tells = |entry: &Entry| !entry.has(flag::DOOMED | flag::CLEAN);
-            if self.entries.get(index).is_none_or(|entry| !tells(entry)) || self.expiry(index).is_some_and(|at| at <= now) {
+            if self.entries.get(index).is_none_or(|entry| !tells(entry))
+                || self.expiry(index).is_some_and(|at| at <= now)
+            {
                 return false;
             }
             self.with_key(index, space, each);

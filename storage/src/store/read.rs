@@ -241,11 +241,9 @@ impl Store {
     pub fn peek_checked(&self, now: Instant, key: &[u8]) -> Option<Found> {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
-        self.0.with(shard_index, |shard, space| {
-            match shard.locate(now, hashed, space)? {
-                At::Dram(index) => self.found_checked(shard_index, shard, space, index).ok().flatten(),
-                At::Flash(index) => Some(Found::Flash(shard.flash_read(index, false))),
-            }
+        self.0.with(shard_index, |shard, space| match shard.locate(now, hashed, space)? {
+            At::Dram(index) => self.found_checked(shard_index, shard, space, index).ok().flatten(),
+            At::Flash(index) => Some(Found::Flash(shard.flash_read(index, false))),
         })
     }
 

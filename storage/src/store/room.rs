@@ -12,8 +12,8 @@
 use super::Inner;
 use crate::dram::extent::{Owner, Run};
 use crate::dram::quota::percent_of;
-use crate::place::{PAGE, Position};
 use crate::lru::Prey;
+use crate::place::{PAGE, Position};
 use crate::shard::evict::Oldest;
 use crate::shard::gauges::Gauges;
 use protocol::base::Instant;

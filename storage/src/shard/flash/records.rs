@@ -6,11 +6,11 @@
 
 use super::{FLASH, Fate, FlashEntry, Record, dram, flag};
 use crate::dram::space::Space;
+use crate::lru::Stamp;
 use crate::shard::{At, Fresh, HashedKey, Shard};
 use crate::slot::Slot;
 use crate::store::flash::{FlashPlace, RecoveredRecord};
 use crate::sync::Ordering;
-use crate::lru::Stamp;
 use protocol::base::{Generation, Instant};
 
 impl Shard {

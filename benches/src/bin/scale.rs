@@ -5,8 +5,11 @@
 //! 2. `read` keys at random, each timed alone (the timer's own 20 to 40 ns are in it), then a batch without a timer;
 //! 3. `set` new keys, each of which evicts the oldest.
 //!
+//! With `--flash`, as many objects are indexed on flash alone, as a restart does: bytes of memory beyond the key, and the
+//! time of an insertion, of finding one for a read, and of a miss.
+//!
 //! ```text
-//! cargo run --release -p mooncake-benches --bin scale -- [OBJECTS ...]
+//! cargo run --release -p mooncake-benches --bin scale -- [--flash] [OBJECTS ...]
 //! ```
 //!
 //! Prints one line a size: bytes of DRAM an object beyond its key and value, by the kernel's count and by the store's own;
@@ -15,10 +18,12 @@
 //! entry, slot, and the two neighbours of its list.
 
 use hdrhistogram::Histogram;
-use protocol::base::{ByteLen, Instant, Millis};
+use protocol::base::{ByteLen, Crc, Generation, Instant, Millis};
 use std::hint::black_box;
 use std::sync::Arc;
-use storage::{Account, Found, PlainMemory, Store, StoreConfig, Terms};
+use storage::{
+    Account, Buried, FlashPlace, Found, Graveyard, Pinned, PlainMemory, RecoveredRecord, Store, StoreConfig, Terms,
+};
 
 const KEY_LEN: usize = 36;
 const VALUE_LEN: usize = 100;
@@ -158,10 +163,82 @@ fn run(objects: u64, samples: u64) {
     );
 }
 
+/// Forgets: nothing of it is asked again.
+struct Nobody;
+
+impl Graveyard for Nobody {
+    fn bury(&self, _: &[Buried]) {}
+    fn bury_all(&self, _: Generation) {}
+    fn retire(&self, _: u16) {}
+    fn pinned(&self, _: &[u8], _: Generation, _: Pinned, _: u64) {}
+    fn expiry(&self, _: Buried, _: Option<Instant>, _: u64) {}
+}
+
+fn run_on_flash(objects: u64, samples: u64) {
+    let config = StoreConfig { seed: 1, boot_epoch: 2, ..StoreConfig::default() };
+    let store = Store::new(config, vec![Arc::new(PlainMemory::new(1 << 20).expect("memory"))]);
+    store.enable_flash(Arc::new(Nobody));
+    let now = Instant(1_000_000_000_000);
+    let before = resident();
+    let start = std::time::Instant::now();
+    for number in 0..objects {
+        let page = u16::try_from(number % (1 << 16)).expect("16 bits");
+        let slot = u16::try_from(number >> 16).expect("fewer than 2^32 objects");
+        let record = RecoveredRecord {
+            key: &key(number),
+            generation: Generation(number + 1),
+            length: 1 << 20,
+            crc: Crc(u32::try_from(number % 1_000_003).expect("small")),
+            expires: None,
+            place: FlashPlace { slot, page },
+            pins: Pinned::default(),
+        };
+        assert!(store.insert_recovered(now, &record), "each key once");
+    }
+    let insert_ns = start.elapsed().as_nanos() as f64 / objects as f64;
+    assert_eq!(store.len(), objects, "all are there");
+    let keys = objects * KEY_LEN as u64;
+    let by_kernel = resident().saturating_sub(before).saturating_sub(keys) as f64 / objects as f64;
+    let by_store = (store.usage().index_bytes - keys) as f64 / objects as f64;
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut hash = 0u64;
+    let mut finds = Histogram::<u64>::new_with_bounds(1, 1 << 40, 3).expect("right bounds");
+    for _ in 0..samples {
+        let number = dice.below(objects);
+        let read = timed(&mut finds, || store.flash_prefetch(now, &key(number))).expect("on flash");
+        hash = hash.rotate_left(5) ^ read.generation.0 ^ u64::from(read.place.page);
+    }
+    let mut misses = Histogram::<u64>::new_with_bounds(1, 1 << 40, 3).expect("right bounds");
+    for _ in 0..samples {
+        let number = objects + dice.below(objects);
+        assert!(!timed(&mut misses, || store.contains(now, &key(number))), "object {number} was never written");
+    }
+    println!(
+        "{objects:>10} | {by_kernel:>5.1} {by_store:>5.1} | {} | {} | {insert_ns:>6.0} | {:016x}",
+        tail(&finds),
+        tail(&misses),
+        black_box(hash),
+    );
+}
+
 fn main() {
-    let mut sizes: Vec<u64> = std::env::args().skip(1).map(|text| text.parse().expect("a number of objects")).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let flash = args.iter().any(|arg| arg == "--flash");
+    args.retain(|arg| arg != "--flash");
+    let mut sizes: Vec<u64> = args.iter().map(|text| text.parse().expect("a number of objects")).collect();
     if sizes.is_empty() {
         sizes = vec![10_000, 1_000_000, 10_000_000];
+    }
+    if flash {
+        println!("key {} on flash alone: bytes of memory an object beyond its key, then ns", ByteLen(KEY_LEN as u64));
+        println!(
+            "{:>10} | {:>5} {:>5} | {:>5} {:>6} {:>7} {:>9} | {:>5} {:>6} {:>7} {:>9} | {:>6} | hash",
+            "objects", "RSS", "store", "find", "p99", "p99.9", "max", "miss", "p99", "p99.9", "max", "insert"
+        );
+        for objects in sizes {
+            run_on_flash(objects, SAMPLES.min(objects));
+        }
+        return;
     }
     println!("key {} value {}: extra bytes an object, then ns", ByteLen(KEY_LEN as u64), ByteLen(VALUE_LEN as u64));
     println!(
@@ -193,5 +270,6 @@ mod tests {
     #[test]
     fn it_runs_at_a_tiny_size() {
         super::run(5_000, 5_000);
+        super::run_on_flash(5_000, 5_000);
     }
 }

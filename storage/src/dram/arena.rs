@@ -54,8 +54,12 @@ impl Chunk {
         let mut offset = 0;
         if slack > 0 {
             offset = map.as_mut_ptr().addr().next_multiple_of(HUGE_PAGE) - map.as_mut_ptr().addr();
-            // Advice: without it everything works, slower.
-            let _ = map.advise(memmap2::Advice::HugePage);
+            // Advice: without it everything works, slower. A last page that the items do not fill stays small.
+            let whole = offset + bytes / HUGE_PAGE * HUGE_PAGE;
+            let _ = map.advise_range(memmap2::Advice::HugePage, offset, whole - offset);
+            if whole < map.len() {
+                let _ = map.advise_range(memmap2::Advice::NoHugePage, whole, map.len() - whole);
+            }
         }
         Self { map, offset }
     }

@@ -175,7 +175,7 @@ impl Node {
             client_reserve: config.reserved_client_percent_max.of(config.maxmemory_len()).get(),
             prefetches: config.prefetch_len.get() > 0,
             needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
-            loading: AtomicBool::new(true),
+            loading: AtomicBool::new(flash.is_some()),
             sending: AtomicU64::new(0),
             waiting_max: config.dram_total().get() / 100 * u64::from(config.output_total_percent.0),
         };

@@ -20,8 +20,10 @@ pub(super) const SPECS: &[Spec] = &[
             &[],
         ),
     Spec::new(CommandId::Segment, "segment", -2, Group::Node)
+        .while_loading()
         .doc("1.0.0", "Depends on the subcommand.", "About the segments of DRAM.")
         .contains(&[Spec::new(CommandId::SegmentList, "segment|list", 2, Group::Node)
+            .while_loading()
             .doc("1.0.0", "O(N) in the number of segments", "Lists the segments of DRAM.")
             .answers(
                 "array of maps: `segment` (its number), `length`, `used`, `largest-free`, `free-runs`, `pages` (`huge` \
@@ -73,6 +75,7 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("integer: bytes freed", &[]),
     Spec::new(CommandId::Diagnose, "diagnose", 1, Group::Node)
         .admin()
+        .while_loading()
         .doc("1.0.0", "O(N) in the number of segments", "Tells what is wrong and what to do about it.")
         .answers(
             "map: `score` (100 if all is well) and `findings`, an array of maps, the worst first: `severity` (`note`, \

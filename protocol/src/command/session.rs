@@ -10,6 +10,7 @@ use bytes::BytesMut;
 /// Entries of this family.
 pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Attach, "attach", -2, Group::Session)
+        .while_loading()
         .doc("1.0.0", "O(1)", "Opens a bulk session bound to this connection: both end together.")
         .takes(&[one_of(
             "transport",
@@ -25,6 +26,7 @@ pub(super) const SPECS: &[Spec] = &[
             &[ErrorWord::NoTransport, ErrorWord::Denied, ErrorWord::Quota, ErrorWord::Busy],
         ),
     Spec::new(CommandId::Detach, "detach", 1, Group::Session)
+        .while_loading()
         .doc("1.0.0", "O(N) in the grants and leases held", "Closes this connection's bulk session.")
         .answers("`:1`, or `:0` if there was none", &[]),
 ];

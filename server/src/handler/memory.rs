@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 
 /// Bytes that the index keeps of an object beside its slot: its entry and its place in the table.
 const INDEX_LEN: u64 = 56 + 8;
+/// Bytes that the index keeps of an object on flash beside its key.
+const FLASH_INDEX_LEN: u64 = 32 + 5;
 
 /// Bytes in use, of segments and beside them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,7 +80,11 @@ pub(crate) fn memory_usage(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         }
     }
     match ctx.node.store.stat(ctx.now, key) {
-        Some(stat) => ctx.reply().count(stat.charge.get() + INDEX_LEN),
+        Some(stat) => {
+            let in_dram = if stat.dram.is_some() { stat.charge.get() + INDEX_LEN } else { 0 };
+            let on_flash = if stat.flash.is_some() { FLASH_INDEX_LEN + key.len() as u64 } else { 0 };
+            ctx.reply().count(in_dram + on_flash);
+        }
         None => ctx.reply().null(),
     }
     Ok(Flow::Go)

@@ -136,7 +136,7 @@ impl Tier {
             data_dir,
             books,
             devices: RwLock::new(devices),
-            opening: Mutex::new(Opening { believed_from: boot_epoch, ..opening }),
+            opening: Mutex::new(Opening { believed_from: u64::MAX, ..opening }),
             fetches: fetch::Fetches::default(),
             reads: Arc::new(Semaphore::new(reads)),
             account: Account::new(),
@@ -221,7 +221,8 @@ impl Tier {
         self.0.devices.read().iter().map(|device| device.status()).collect()
     }
 
-    /// Takes one more device in; what it holds is found again. Blocks until then. Returns its number.
+    /// Takes one more device in. What it holds is not believed: objects may have been removed or replaced while it was away.
+    /// Blocks until it serves. Returns its number.
     ///
     /// # Errors
     /// As [`Tier::open`].
@@ -257,6 +258,9 @@ impl Tier {
         // Also what its tables could not tell: were it to come back, nothing of it would be known to be alive.
         for segment in 0..device.slots.1 {
             self.0.books.retire(u16::try_from(u32::from(device.slots.0) + segment).expect("slots lie in 16 bits"));
+        }
+        if let Err(error) = self.0.books.journal().sync() {
+            tracing::warn!(%error, "the journal could not be synced after a device was let go; it is tried again");
         }
         self.0.devices.write().retain(|known| known.id != id);
         self.0.books.give_slots(device.slots.0);

@@ -94,6 +94,10 @@ impl Log {
             self.segments[segment as usize].state,
             State::Open(_) | State::Sealing(..) | State::Sealed(_) | State::Reclaiming(_) | State::Draining
         );
+        if !holds && self.health.is_on() {
+            // Of a segment whose table could not be read: it is forgotten when it is asked for.
+            self.store.drop_record(&job.read.key, job.read.generation, job.read.place);
+        }
         if !holds || !self.health.is_on() {
             (job.answer)(Verdict::Missed);
             return None;

@@ -202,7 +202,8 @@ impl Tier {
     }
 
     pub(super) fn learn<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
-        let mut links = self.0.fetches.links.lock();
+        // A hint: not worth waiting for.
+        let Some(mut links) = self.0.fetches.links.try_lock() else { return };
         let mut before: Option<&[u8]> = None;
         for key in keys {
             if let Some(before) = before

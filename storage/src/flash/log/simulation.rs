@@ -508,3 +508,77 @@ fn a_disk_that_lies_gives_misses_and_never_wrong_bytes() {
     let counts = campaign("lies", 0x11e5, 8, faults, false);
     assert!(counts.spilled > 0 && counts.read > 0 && counts.missed > 0, "{counts:?}");
 }
+
+/// Fills DRAM and spills until something happened.
+fn spill_until(world: &mut World, what: &str, happened: impl Fn(&Boot) -> bool) {
+    for _ in 0..2_000 {
+        world.set();
+        world.spill();
+        world.pump(4);
+        if happened(world.boot.as_ref().expect("a process runs")) {
+            return;
+        }
+    }
+    panic!("seed {:#x}: never {what}", world.seed);
+}
+
+#[test]
+fn a_device_that_fails_is_taken_off_and_comes_back() {
+    for (seed, faults) in [
+        (0x0ff1, Faults { write_error: 1.0, ..Faults::default() }),
+        (0x0ff2, Faults { sync_error: 1.0, ..Faults::default() }),
+        (0x0ff3, Faults { short: 0.9, ..Faults::default() }),
+    ] {
+        let mut world = World::new(seed, Faults::default(), false);
+        spill_until(&mut world, "spilled", |boot| boot.figures.spills.load(Ordering::Relaxed) > 20);
+        world.disk.set_faults(faults);
+        spill_until(&mut world, "off", |boot| boot.figures.why_off().is_some());
+        let spills = world.boot.as_ref().expect("a process runs").figures.spills.load(Ordering::Relaxed);
+        world.clock.0.fetch_add(5_000, Ordering::Relaxed);
+        world.pump(50);
+        assert!(
+            world.boot.as_ref().expect("a process runs").figures.why_off().is_some(),
+            "seed {seed:#x}: a probe that fails keeps it off"
+        );
+        world.disk.set_faults(Faults::default());
+        world.clock.0.fetch_add(10_000, Ordering::Relaxed);
+        world.pump(50);
+        spill_until(&mut world, "back", |boot| {
+            boot.figures.why_off().is_none() && boot.figures.spills.load(Ordering::Relaxed) > spills + 20
+        });
+        for _ in 0..200 {
+            world.read();
+            world.pump(2);
+        }
+        world.restart();
+        world.boot.as_ref().expect("a process runs").store.audit();
+        let _ = std::fs::remove_dir_all(&world.dir);
+    }
+}
+
+#[test]
+fn a_failed_sync_is_told_and_what_it_should_have_kept_is_dirty_again() {
+    let mut world = World::new(0x5f, Faults::default(), false);
+    spill_until(&mut world, "spilled", |boot| boot.figures.spills.load(Ordering::Relaxed) > 5);
+    world.disk.set_faults(Faults { sync_error: 1.0, ..Faults::default() });
+    let now = world.clock.now();
+    let told = Arc::new(Mutex::new(None));
+    let boot = world.boot.as_mut().expect("a process runs");
+    let generation = boot
+        .store
+        .set(now, b"durable", &payload(b"durable", 1, 5_000), &boot.account, &Terms::default())
+        .expect("room");
+    let SpillOf::Spill(spill) = boot.store.spill_of(now, b"durable", generation) else { panic!("it is dirty") };
+    let tell = Arc::clone(&told);
+    let ticket: super::Ticket = Box::new(move |result| *tell.lock() = Some(result.is_ok()));
+    boot.log.spill(SpillJob { spill, ticket: Some(ticket), charge: None });
+    world.pump(60);
+    assert_eq!(*told.lock(), Some(false), "nothing is promised");
+    let boot = world.boot.as_ref().expect("a process runs");
+    assert!(boot.figures.why_off().is_some());
+    assert!(
+        matches!(boot.store.spill_of(now, b"durable", generation), SpillOf::Spill(_)),
+        "it lies in DRAM alone, dirty"
+    );
+    let _ = std::fs::remove_dir_all(&world.dir);
+}

@@ -1,8 +1,8 @@
-//! Bytes that stay: DRAM segments, the slots in them, and the index that finds them.
+//! Bytes that stay: DRAM segments, the slots in them, the index that finds them, and the flash tier behind them.
 //!
 //! Role: [`Store`] keeps objects and every promise about them (grants, leases, pins). It performs no I/O and reads no
 //! clock: `now` is a parameter of each call, segments are handed in. What it cannot decide alone (revoking remote access,
-//! when to run maintenance) it leaves to its caller.
+//! when to run maintenance) it leaves to its caller. [`flash`] performs the I/O of what the store wants on flash and back.
 //!
 //! Invariants, each checked by [`Store::audit`]:
 //! - The bytes of all states (free, reserved, sealing, live, doomed, quarantine) sum up to the capacity of the segments.

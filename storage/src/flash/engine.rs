@@ -9,6 +9,7 @@
 //! - A `Sync` covers the writes that were done before it was submitted, no others.
 //! - Offsets, lengths and addresses are multiples of [`BLOCK`]; anything else is a bug of the caller and asserts.
 
+mod buffers;
 mod completion;
 mod file;
 mod scratch;

@@ -15,6 +15,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "protocol/src/base/memory.rs",
     "storage/src/dram/arena.rs",
     "storage/src/dram/memory.rs",
+    "storage/src/flash/engine/buffers.rs",
     "storage/src/flash/engine/syscall.rs",
     "storage/src/flash/engine/uring.rs",
     "tools/mooncake-bench/src/memory.rs",

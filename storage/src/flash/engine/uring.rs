@@ -11,13 +11,14 @@
 
 #![expect(unsafe_code, reason = "hands memory to the kernel and takes it back at completion")]
 
+use super::buffers::Buffers;
 use super::completion::{Outcome, Progress};
 use super::file::Device;
 use super::syscall::iovecs;
 use super::{Done, Engine, Kind, Op, Wake};
 use io_uring::types::{Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use protocol::base::{RawSpan, StableMemory};
+use protocol::base::StableMemory;
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::VecDeque;
 use std::io;
@@ -32,10 +33,6 @@ use std::time::{Duration, Instant};
 const FILE: Fixed = Fixed(0);
 /// Tag of the read of the bell.
 const BELL: u64 = u64::MAX;
-/// Bytes of one registered buffer: the kernel takes no more.
-const BUFFER_LEN_MAX: usize = 1 << 30;
-/// Registered buffers of one ring: the kernel takes no more.
-const BUFFERS_MAX: usize = 1 << 14;
 /// Pause after the kernel refused a call for a reason that may pass.
 const REFUSED_PAUSE: Duration = Duration::from_millis(1);
 
@@ -133,7 +130,7 @@ impl Ring {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring of a kernel before 5.11"));
         }
         ring.submitter().register_files(&[device.fd.as_raw_fd()])?;
-        let buffers = Buffers::register(&ring, fixed);
+        let buffers = Buffers::new(&ring, fixed);
         // Blocking: the ring waits for it, and a read that would block must not be answered at once.
         let bell = Bell { fd: eventfd(0, EventfdFlags::CLOEXEC)?, state: AtomicU32::new(AWAKE) };
         Ok((ring, bell, buffers))
@@ -157,7 +154,7 @@ impl Ring {
             && let Some(slot) = self.free.pop()
         {
             let op = self.queue.pop_front().expect("looked");
-            let running = Running::new(op, &self.buffers);
+            let running = Running::new(op, &mut self.buffers);
             self.ready.extend((0..running.pieces.len()).map(|piece| (slot, piece)));
             self.slots[slot] = Some(running);
         }
@@ -236,7 +233,7 @@ impl Ring {
 }
 
 impl Running {
-    fn new(op: Op, buffers: &Buffers) -> Self {
+    fn new(op: Op, buffers: &mut Buffers) -> Self {
         let mut pieces: Vec<Piece> = Vec::with_capacity(op.parts.len().max(1));
         let mut offset = op.offset;
         for (number, part) in op.parts.iter().enumerate() {
@@ -274,7 +271,7 @@ impl Running {
             (Kind::Sync, _) => opcode::Fsync::new(FILE).flags(FsyncFlags::DATASYNC).build(),
             (kind, Memory::Fixed(buffer)) => {
                 let from = op.parts[piece.parts.start].as_ptr().wrapping_add(usize::try_from(done).expect("64-bit"));
-                let len = u32::try_from(piece.progress.left()).expect("a buffer is at most 1 GiB");
+                let len = u32::try_from(piece.progress.left()).expect("slices are shorter than 4 GiB");
                 match kind {
                     Kind::Read => opcode::ReadFixed::new(FILE, from, len, *buffer).offset(offset).build(),
                     Kind::Write | Kind::Sync => {
@@ -313,60 +310,6 @@ fn tag(slot: usize, piece: usize) -> u64 {
 fn untag(tag: u64) -> (usize, usize) {
     let half = |half: u64| usize::try_from(half).expect("64-bit");
     (half(tag >> 32), half(tag & u64::from(u32::MAX)))
-}
-
-/// Which memory the ring knows.
-#[derive(Default)]
-struct Buffers {
-    /// First address, length, and number; by address.
-    ranges: Vec<(usize, usize, u16)>,
-    /// Keeps it mapped.
-    _memory: Vec<Arc<dyn StableMemory>>,
-}
-
-impl Buffers {
-    fn register(ring: &IoUring, memory: &[Arc<dyn StableMemory>]) -> Self {
-        let mut iovecs = Vec::new();
-        let mut ranges = Vec::new();
-        for memory in memory {
-            let base = memory.base();
-            for from in (0..memory.len()).step_by(BUFFER_LEN_MAX) {
-                let len = BUFFER_LEN_MAX.min(memory.len() - from);
-                let (Ok(number), true) = (u16::try_from(iovecs.len()), iovecs.len() < BUFFERS_MAX) else {
-                    continue;
-                };
-                let at = base.wrapping_add(from);
-                ranges.push((at.addr(), len, number));
-                iovecs.push(libc::iovec { iov_base: at.cast(), iov_len: len });
-            }
-        }
-        if iovecs.is_empty() {
-            return Self::default();
-        }
-        // SAFETY: `register_buffers` needs memory that stays mapped until it is unregistered or the ring closed. It lies in
-        // `StableMemory`, which `_memory` keeps; `Ring` declares the ring before its buffers, so it closes first.
-        let registered = unsafe { ring.submitter().register_buffers(&iovecs) };
-        match registered {
-            Ok(()) => {
-                ranges.sort_unstable();
-                Self { ranges, _memory: memory.to_vec() }
-            }
-            Err(error) => {
-                // Most often RLIMIT_MEMLOCK. All works without, for more CPU.
-                let bytes: usize = memory.iter().map(|memory| memory.len()).sum();
-                tracing::warn!("memory of {bytes} bytes is not registered with io_uring (ulimit -l?): {error}");
-                Self::default()
-            }
-        }
-    }
-
-    /// Number of the buffer that all of `part` lies in.
-    fn find(&self, part: &RawSpan) -> Option<u16> {
-        let at = part.as_ptr().addr();
-        let after = self.ranges.partition_point(|&(base, _, _)| base <= at);
-        let &(base, len, number) = self.ranges.get(after.checked_sub(1)?)?;
-        (at - base + part.len() <= len).then_some(number)
-    }
 }
 
 const AWAKE: u32 = 0;
@@ -429,6 +372,11 @@ impl Engine for Ring {
         let before = out.len();
         loop {
             let all_started = self.start_queued();
+            if self.buffers.is_due() {
+                // What was started runs meanwhile. What the kernel does not take here it takes below.
+                let _ = self.ring.submit();
+                self.buffers.register_wanted(&self.ring);
+            }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let quiet = self.bell.lie_down();
             self.enter(if all_started && quiet { left } else { Some(Duration::ZERO) });
@@ -482,22 +430,6 @@ impl Drop for Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dram::memory::PlainMemory;
-
-    #[test]
-    fn registered_memory_is_found_and_other_memory_is_not() {
-        let memory: Vec<Arc<dyn StableMemory>> =
-            (0..3).map(|_| Arc::new(PlainMemory::new(256 << 10).expect("memory")) as Arc<dyn StableMemory>).collect();
-        let device = Device { fd: std::fs::File::open("/dev/zero").expect("is everywhere").into(), len: 4096 };
-        let Ok(ring) = Ring::start(device, 4, &memory[..2]) else { panic!("io_uring is refused") };
-        let part = |n: usize, offset, len| RawSpan::new(Arc::clone(&memory[n]), offset, len).expect("inside");
-        for n in 0..2u16 {
-            let at = usize::from(n);
-            assert_eq!(ring.buffers.find(&part(at, 0, 256 << 10)), Some(n));
-            assert_eq!(ring.buffers.find(&part(at, 252 << 10, 4096)), Some(n));
-        }
-        assert_eq!(ring.buffers.find(&part(2, 0, 4096)), None);
-    }
 
     #[test]
     fn a_ring_that_another_thread_drops_takes_nobody_with_it() {

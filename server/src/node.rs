@@ -146,6 +146,7 @@ impl Node {
             watermark_low_percent: config.watermark_low_percent.0,
             reserved_percent_max: config.reserved_percent_max.0,
             reserved_client_percent_max: config.reserved_client_percent_max.0,
+            leased_client_percent_max: config.leased_client_percent_max.0,
             pinned_percent_max: config.pinned_percent_max.0,
             grace_percent_max: config.probe_grace_percent_max.0,
             probe_grace: config.probe_grace_ms,

@@ -19,6 +19,8 @@ pub struct StoreConfig {
     pub reserved_percent_max: u8,
     /// Share that one client's reservations may hold; one object is always allowed.
     pub reserved_client_percent_max: u8,
+    /// Share that one session's leases may hold; one object is always allowed.
+    pub leased_client_percent_max: u8,
     /// Share that one tenant's pins may hold.
     pub pinned_percent_max: u8,
     /// Share that probe graces may protect.
@@ -43,6 +45,7 @@ impl Default for StoreConfig {
             watermark_low_percent: 92,
             reserved_percent_max: 25,
             reserved_client_percent_max: 5,
+            leased_client_percent_max: 50,
             pinned_percent_max: 50,
             grace_percent_max: 10,
             probe_grace: Millis(5_000),

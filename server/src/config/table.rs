@@ -257,6 +257,8 @@ settings! {
         Start reserved_percent_max: Percent = "25", "1" to "90";
         /// Share of the capacity that one client may have reserved; one object in any case.
         Start reserved_client_percent_max: Percent = "5", "1" to "90";
+        /// Share of the capacity that one client may lease; one object in any case.
+        Start leased_client_percent_max: Percent = "50", "1" to "100";
         /// Share of the capacity that pins may hold.
         Start pinned_percent_max: Percent = "50", "0" to "90";
         /// Time between looks at what has run out: grants, leases, lives, graces.

@@ -1,6 +1,8 @@
 //! Limits on bytes held for one purpose by all shards together.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use protocol::base::SessionId;
+use std::collections::HashMap;
 
 /// Bytes held, against a share of the capacity. Exact: what is refused was never counted.
 #[derive(Debug)]
@@ -44,6 +46,59 @@ impl Quota {
     }
 }
 
+/// Maps that sessions are spread over, so that few wait for each other.
+const SPREAD: usize = 16;
+
+/// Bytes held by each session, against a share of the capacity for one. Always one thing is allowed.
+#[derive(Debug)]
+pub(crate) struct BySession {
+    held: [Mutex<HashMap<SessionId, u64>>; SPREAD],
+    percent: u8,
+}
+
+impl BySession {
+    pub(crate) fn new(percent: u8) -> Self {
+        Self { held: std::array::from_fn(|_| Mutex::new(HashMap::new())), percent }
+    }
+
+    /// Bytes that one session may hold at this capacity.
+    pub(crate) fn max(&self, capacity: u64) -> u64 {
+        percent_of(capacity, self.percent)
+    }
+
+    fn of(&self, session: SessionId) -> &Mutex<HashMap<SessionId, u64>> {
+        let [.., low] = session.0.to_be_bytes();
+        &self.held[usize::from(low) % SPREAD]
+    }
+
+    /// Takes `bytes`, or says how many the session holds.
+    pub(crate) fn take(&self, session: SessionId, bytes: u64, capacity: u64) -> Result<(), u64> {
+        let max = self.max(capacity);
+        let mut sessions = self.of(session).lock();
+        let held = sessions.entry(session).or_default();
+        if *held > 0 && *held + bytes > max {
+            return Err(*held);
+        }
+        *held += bytes;
+        Ok(())
+    }
+
+    pub(crate) fn give(&self, session: SessionId, bytes: u64) {
+        let mut sessions = self.of(session).lock();
+        let held = sessions.get_mut(&session).expect("given back by who holds something");
+        assert!(*held >= bytes, "{bytes} given back of {held}");
+        *held -= bytes;
+        if *held == 0 {
+            sessions.remove(&session);
+        }
+    }
+
+    /// Bytes held by all sessions.
+    pub(crate) fn sum(&self) -> u64 {
+        self.held.iter().map(|sessions| sessions.lock().values().sum::<u64>()).sum()
+    }
+}
+
 /// A share of a number of bytes, rounded down, without overflow.
 pub(crate) fn percent_of(bytes: u64, percent: u8) -> u64 {
     let percent = u64::from(percent);
@@ -53,6 +108,21 @@ pub(crate) fn percent_of(bytes: u64, percent: u8) -> u64 {
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_holds_its_share_and_always_one() {
+        let quota = BySession::new(50);
+        let (one, other) = (SessionId(1), SessionId(17));
+        assert_eq!(quota.take(one, 150, 200), Ok(()));
+        assert_eq!(quota.take(one, 1, 200), Err(150));
+        assert_eq!(quota.take(other, 100, 200), Ok(()));
+        quota.give(one, 150);
+        assert_eq!(
+            (quota.take(one, 60, 200), quota.take(one, 40, 200), quota.take(one, 1, 200)),
+            (Ok(()), Ok(()), Err(100))
+        );
+        assert_eq!(quota.sum(), 200);
+    }
 
     #[test]
     fn a_quota_is_exact_to_the_byte() {

@@ -6,7 +6,7 @@
 
 use super::extent::{Extents, Owner, Run};
 use super::memory::Memory;
-use super::quota::Quota;
+use super::quota::{BySession, Quota};
 use crate::config::StoreConfig;
 use crate::place::{PAGE, Position};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
@@ -44,6 +44,8 @@ pub(crate) struct Space {
     pub(crate) pinned: Quota,
     /// Bytes spared after a probe.
     pub(crate) graced: Quota,
+    /// Bytes leased, by session.
+    pub(crate) leased: BySession,
     segments: Vec<Segment>,
     /// Bytes allocated.
     used: AtomicU64,
@@ -80,6 +82,7 @@ impl Space {
             states: States::default(),
             pinned: Quota::new(config.pinned_percent_max),
             graced: Quota::new(config.grace_percent_max),
+            leased: BySession::new(config.leased_client_percent_max),
             segments,
             used: AtomicU64::new(0),
             capacity: AtomicU64::new(config.capacity.get().min(total)),

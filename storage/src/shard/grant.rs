@@ -257,6 +257,29 @@ impl Shard {
         GrantId(id)
     }
 
+    /// Extends an open grant; never shortens it. Returns its end.
+    pub(crate) fn renew_grant(
+        &mut self,
+        now: Instant,
+        id: GrantId,
+        session: SessionId,
+        until: Instant,
+    ) -> Result<Instant, StoreError> {
+        let grant = self.grants.held.get_mut(&id.0).ok_or(StoreError::NoGrant)?;
+        if grant.session != session || grant.state == State::Ending || grant.deadline <= now {
+            return Err(StoreError::NoGrant);
+        }
+        if grant.state == State::Sealing {
+            return Err(StoreError::Busy);
+        }
+        if until > grant.deadline {
+            self.grants.queue.call_off(grant.deadline, id.0);
+            self.grants.queue.push(until, id.0);
+            grant.deadline = until;
+        }
+        Ok(grant.deadline)
+    }
+
     /// A write of `length` bytes at `offset` begins; the slot stays until [`Shard::end_write`].
     pub(crate) fn begin_write(
         &mut self,

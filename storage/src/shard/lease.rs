@@ -3,12 +3,14 @@
 //! Invariants:
 //! - Each lease is one user of its entry, from grant to release or expiry.
 //! - A lease outlives the object's key: a doomed object's readers may finish.
+//! - What a session leases, it holds against its quota once an object, until its last lease on it ends.
 
 use super::{Shard, Side};
 use crate::deadline::Deadlines;
 use crate::dram::space::Space;
 use crate::entry::Entries;
-use protocol::base::{Generation, Instant, LeaseId, SessionId};
+use crate::error::StoreError;
+use protocol::base::{ByteLen, Generation, Instant, LeaseId, SessionId};
 use rand::RngCore;
 use std::collections::BTreeSet;
 
@@ -27,11 +29,18 @@ pub(crate) struct Leases {
     held: Side<u64, Lease>,
     queue: Deadlines<u64>,
     by_session: BTreeSet<(SessionId, u64)>,
+    /// Leases of one session on one entry: the session's quota counts its bytes once.
+    counts: Side<(SessionId, u32), u32>,
 }
 
 impl Leases {
     pub(super) fn new(hasher: &ahash::RandomState) -> Self {
-        Self { held: Side::with_hasher(hasher.clone()), queue: Deadlines::new(), by_session: BTreeSet::new() }
+        Self {
+            held: Side::with_hasher(hasher.clone()),
+            queue: Deadlines::new(),
+            by_session: BTreeSet::new(),
+            counts: Side::with_hasher(hasher.clone()),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -39,7 +48,10 @@ impl Leases {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.held.capacity() * (size_of::<(u64, Lease)>() + 1) + self.queue.bytes() + self.by_session.len() * 24
+        self.held.capacity() * (size_of::<(u64, Lease)>() + 1)
+            + self.queue.bytes()
+            + self.by_session.len() * 24
+            + self.counts.capacity() * (size_of::<((SessionId, u32), u32)>() + 1)
     }
 
     fn take(&mut self, id: u64) -> Option<Lease> {
@@ -57,6 +69,7 @@ impl Leases {
             assert_eq!(entry.generation, lease.generation, "a lease keeps its entry");
             assert!(entry.users > 0, "a lease is a user");
         }
+        assert_eq!(self.counts.values().sum::<u32>() as usize, held, "leases are counted by session and entry");
     }
 }
 
@@ -66,11 +79,30 @@ impl Shard {
         self.rng.next_u64() & !0xff | u64::from(number)
     }
 
-    /// Leases a live entry. `None` if it has too many users.
-    pub(crate) fn lease(&mut self, index: u32, until: Instant, session: SessionId, number: u8) -> Option<LeaseId> {
-        if !self.add_user(index) {
-            return None;
+    /// Leases a live entry, unless it has too many users or the session leases too much.
+    pub(crate) fn lease(
+        &mut self,
+        index: u32,
+        until: Instant,
+        session: SessionId,
+        number: u8,
+        space: &Space,
+    ) -> Result<LeaseId, StoreError> {
+        if !self.leases.counts.contains_key(&(session, index)) {
+            let (charge, capacity) = (self.charge_of(index), space.capacity());
+            space.leased.take(session, charge, capacity).map_err(|held| StoreError::Quota {
+                what: "this client's leases",
+                held: ByteLen(held),
+                max: ByteLen(space.leased.max(capacity)),
+                wanted: ByteLen(charge),
+            })?;
+            self.leases.counts.insert((session, index), 0);
         }
+        if !self.add_user(index) {
+            self.settle_leased(session, index, space);
+            return Err(StoreError::TooManyUsers);
+        }
+        *self.leases.counts.get_mut(&(session, index)).expect("counted above") += 1;
         let generation = self.entries[index].generation;
         let id = loop {
             let id = self.credential(number);
@@ -81,7 +113,29 @@ impl Shard {
         self.leases.held.insert(id, Lease { index, generation, deadline: until, session });
         self.leases.queue.push(until, id);
         self.leases.by_session.insert((session, id));
-        Some(LeaseId(id))
+        Ok(LeaseId(id))
+    }
+
+    /// The session's quota counts an entry no more, once it has no lease on it.
+    fn settle_leased(&mut self, session: SessionId, index: u32, space: &Space) {
+        if self.leases.counts.get(&(session, index)) == Some(&0) {
+            self.leases.counts.remove(&(session, index));
+            space.leased.give(session, self.charge_of(index));
+        }
+    }
+
+    /// Bytes that the quotas of sessions count of this shard's objects.
+    pub(crate) fn leased_bytes(&self) -> u64 {
+        self.leases.counts.keys().map(|&(_, index)| self.charge_of(index)).sum()
+    }
+
+    /// A lease is over.
+    fn end_lease(&mut self, id: u64, space: &Space) {
+        let lease = self.leases.take(id).expect("the caller looked it up");
+        let count = self.leases.counts.get_mut(&(lease.session, lease.index)).expect("leases are counted");
+        *count -= 1;
+        self.settle_leased(lease.session, lease.index, space);
+        self.drop_user(lease.index, lease.generation, space);
     }
 
     /// A lease that still holds and is this session's.
@@ -106,8 +160,7 @@ impl Shard {
         if self.leases.held.get(&id.0).is_none_or(|lease| lease.session != session) {
             return false;
         }
-        let lease = self.leases.take(id.0).expect("looked up above");
-        self.drop_user(lease.index, lease.generation, space);
+        self.end_lease(id.0, space);
         true
     }
 
@@ -116,8 +169,7 @@ impl Shard {
         let held = (session, u64::MIN)..=(session, u64::MAX);
         let ended: Vec<u64> = self.leases.by_session.range(held).map(|&(_, id)| id).collect();
         for id in ended {
-            let lease = self.leases.take(id).expect("known by session");
-            self.drop_user(lease.index, lease.generation, space);
+            self.end_lease(id, space);
         }
     }
 
@@ -127,9 +179,8 @@ impl Shard {
             let Some(id) = self.leases.queue.first_due(now) else {
                 return false;
             };
-            let lease = self.leases.take(id).expect("queued leases are held");
             self.counters.leases_expired += 1;
-            self.drop_user(lease.index, lease.generation, space);
+            self.end_lease(id, space);
         }
         true
     }

@@ -295,6 +295,9 @@ impl Store {
             "bytes of all states sum up to the capacity: {sum:?}"
         );
         let space = &self.0.space;
+        let leased: u64 =
+            (0..self.0.shard_count()).map(|shard| self.0.with(shard, |shard, _| shard.leased_bytes())).sum();
+        assert_eq!(leased, space.leased.sum(), "leases hold their quota");
         assert_eq!(sum.pinned, space.pinned.held(), "pins hold their quota");
         assert_eq!(sum.graced, space.graced.held(), "graces hold their quota");
         if let Some(shared) = self.0.flash.get() {

@@ -291,7 +291,7 @@ impl Store {
             };
             let stamp = shard.stamp_at(index, now, depth);
             shard.touch(index, stamp, space);
-            let lease = shard.lease(index, until, session, number).ok_or(StoreError::TooManyUsers)?;
+            let lease = shard.lease(index, until, session, number, space)?;
             shard.counters.hits += 1;
             let entry = &shard.entries[index];
             let position = shard.payload_of(index);
@@ -311,7 +311,7 @@ impl Store {
     /// [`Store::flash_read`], promote it, and lease again.
     ///
     /// # Errors
-    /// [`StoreError::TooManyUsers`].
+    /// [`StoreError::TooManyUsers`]; [`StoreError::Quota`] when the session leases as much as one may.
     pub fn lease(
         &self,
         now: Instant,
@@ -374,7 +374,7 @@ impl Store {
     /// are told: promote those, and ask again.
     ///
     /// # Errors
-    /// [`StoreError::TooManyUsers`]; nothing stays leased then.
+    /// [`StoreError::TooManyUsers`], [`StoreError::Quota`]; nothing stays leased then.
     pub fn lookup<'k>(
         &self,
         now: Instant,

@@ -255,6 +255,21 @@ impl Store {
         self.0.shard_of_credential(grant.0).ok_or(StoreError::NoGrant)
     }
 
+    /// Extends a grant to `until`, if that is later than its end. Returns its end.
+    ///
+    /// # Errors
+    /// [`StoreError::NoGrant`], [`StoreError::Busy`] once it is being sealed.
+    pub fn renew_grant(
+        &self,
+        now: Instant,
+        grant: GrantId,
+        session: SessionId,
+        until: Instant,
+    ) -> Result<Instant, StoreError> {
+        let shard = self.of_grant(grant)?;
+        self.0.with(shard, |shard, _| shard.renew_grant(now, grant, session, until))
+    }
+
     /// Begins a write of `length` bytes at `offset` of a granted slot.
     ///
     /// # Errors

@@ -65,7 +65,15 @@ impl World {
 
     pub(crate) fn lease(&mut self) {
         let (key, client, until) = (self.key(), self.client(), self.until());
-        match self.store.lease(self.now, &[key], until, self.clients[client].session, None).expect("few users") {
+        let leased = self.store.lease(self.now, &[key], until, self.clients[client].session, None);
+        let Ok(leased) = leased else {
+            assert!(matches!(leased, Err(StoreError::Quota { .. })), "{leased:?}");
+            self.counts.quota += 1;
+            // It was looked for all the same.
+            self.model.get(self.now, key).expect("what is refused is there").read();
+            return;
+        };
+        match leased {
             // On flash alone perhaps: then it is promoted first.
             None => match self.flash.as_ref().and_then(|_| self.store.flash_read(self.now, &[key])) {
                 None => self.absent(key),
@@ -120,7 +128,19 @@ impl World {
         let keys: Vec<[u8; 1]> = (0..self.random.random_range(1..8)).map(|_| [self.key()]).collect();
         let lease = self.random.random_ratio(1, 2).then(|| (self.until(), self.clients[client].session));
         let graced_before = self.graced_bytes(&keys);
-        let found = self.store.lookup(self.now, |n| keys.get(n).map(|key| &key[..]), lease).expect("few users");
+        let found = match self.store.lookup(self.now, |n| keys.get(n).map(|key| &key[..]), lease) {
+            Ok(found) => found,
+            Err(StoreError::Quota { .. }) if lease.is_some() => {
+                self.counts.quota += 1;
+                for &[key] in &keys {
+                    if let Some(object) = self.model.get(self.now, key) {
+                        object.read();
+                    }
+                }
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
         let present = &keys[..found.prefix];
         if lease.is_some() && found.on_flash > 0 {
             assert!(found.leases.is_empty() && found.flash.len() <= found.on_flash);

@@ -195,6 +195,7 @@ impl World {
             watermark_low_percent: random.random_range(50..=80),
             reserved_percent_max: random.random_range(25..=90),
             reserved_client_percent_max: random.random_range(5..=60),
+            leased_client_percent_max: random.random_range(5..=90),
             pinned_percent_max: random.random_range(10..=60),
             grace_percent_max: random.random_range(5..=40),
             probe_grace: PROBE_GRACE,

@@ -63,20 +63,20 @@ fn the_dead_stay_dead() {
         let mut raw = Raw::to(&server);
         let count = fill(&mut raw, 128 << 20);
         let mut lives = vec![Some(1u64); count];
-        for number in 0..count {
+        for (number, life) in lives.iter_mut().enumerate() {
             let name = key(number);
             match number % 5 {
                 0 => {
                     assert_eq!(raw.ask(&["DEL", &name]).number(), 1, "{name}");
-                    lives[number] = None;
+                    *life = None;
                 }
                 1 => {
                     raw.set(&name, bytes(number, 2));
-                    lives[number] = Some(2);
+                    *life = Some(2);
                 }
                 2 => {
                     assert_eq!(raw.ask(&["PEXPIRE", &name, "1"]).number(), 1, "{name}");
-                    lives[number] = None;
+                    *life = None;
                 }
                 3 => assert_eq!(raw.ask(&["EXPIRE", &name, "1000"]).number(), 1, "{name}"),
                 _ => {}
@@ -84,9 +84,9 @@ fn the_dead_stay_dead() {
         }
         let server = end(server, how);
         let mut raw = Raw::to(&server);
-        for number in 0..count {
+        for (number, life) in lives.into_iter().enumerate() {
             let name = key(number);
-            let there = match lives[number] {
+            let there = match life {
                 None => {
                     assert_eq!(raw.ask(&["GET", &name]), Value::Nil, "{how:?}: {name} is back from the dead");
                     continue;

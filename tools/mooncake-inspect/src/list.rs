@@ -70,19 +70,20 @@ fn device_text(
     )?;
     writeln!(
         out,
-        "{:>8}  {:<10} {:>8}  {:<10} {:>8}  {:>10}  {:>5}  {:>12}  {:>12}",
-        "segment", "state", "life", "head", "records", "payload", "torn", "opened", "sealed"
+        "{:>8}  {:<10} {:>8}  {:<10} {:>8}  {:>5}  {:>10}  {:>5}  {:>12}  {:>12}",
+        "segment", "state", "life", "head", "records", "dead", "payload", "torn", "opened", "sealed"
     )?;
     for segment in segments.iter().filter(|segment| segment.state != State::Free) {
         let header = segment.header.as_ref();
         writeln!(
             out,
-            "{:>8}  {:<10} {:>8}  {:<10} {:>8}  {:>10}  {:>5}  {:>12}  {:>12}",
+            "{:>8}  {:<10} {:>8}  {:<10} {:>8}  {:>5}  {:>10}  {:>5}  {:>12}  {:>12}",
             segment.number,
             segment.state.word(),
             header.map_or(String::new(), |header| header.life.life.to_string()),
             segment.head(),
             segment.table.len(),
+            notes.map_or("?".to_owned(), |_| dead(device, segment, notes).to_string()),
             ByteLen(segment.payload_len()).to_string(),
             segment.torn,
             header.map_or(String::new(), |header| when(header.opened_ms, now_ms)),
@@ -111,6 +112,12 @@ fn device_text(
         summary.records, summary.sealed, summary.open, summary.free, summary.unreadable
     )?;
     Ok(())
+}
+
+/// Records of which the journal says that they are dead.
+fn dead(device: &Device, segment: &Segment, notes: Option<&Notes>) -> usize {
+    let Some(life) = segment.life() else { return 0 };
+    segment.table.iter().filter(|(row, _)| fate(notes, device, life, row) == Fate::Dead).count()
 }
 
 fn fate_text(fate: Fate, row: &Row, now_ms: u64) -> String {
@@ -142,6 +149,7 @@ fn device_json(
                 "life": header.map(|header| header.life.life),
                 "head": header.map(|_| segment.head()),
                 "records": segment.table.len(),
+                "dead": notes.map(|_| dead(device, segment, notes)),
                 "payload_len": segment.payload_len(),
                 "torn": segment.torn,
                 "read_errors": segment.read_errors,

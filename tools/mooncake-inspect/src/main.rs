@@ -16,7 +16,7 @@ mod verify;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,9 +80,15 @@ struct What {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse(), &mut std::io::stdout().lock()) {
+    match run(Cli::parse(), &mut io::stdout().lock()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
+        // Whoever read the output has seen enough.
+        Err(error)
+            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("mooncake-inspect: {error:#}");
             ExitCode::from(2)

@@ -31,8 +31,8 @@ const BATCH_WAIT: Duration = Duration::from_millis(500);
 const QUEUE_MAX: usize = 256;
 /// Times that a database is begun anew before the store is off.
 const RESTARTS_MAX: u32 = 3;
-const DATABASE: &str = "meta";
-const ASIDE: &str = "meta.damaged";
+const DATABASE: &str = "sled";
+const ASIDE: &str = "sled.damaged";
 
 /// How to open the store.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ enum Work {
 }
 
 impl SledStore {
-    /// Opens the database in a data directory, which nobody else uses, or begins a new one.
+    /// Opens the database in a directory, which nobody else uses, or begins a new one.
     ///
     /// # Errors
     /// Only if no thread can be started. A store that is of no use is off, and says so.

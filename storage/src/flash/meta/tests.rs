@@ -51,16 +51,16 @@ fn tables_come_back_after_an_end_and_a_kill() {
 fn what_does_not_open_is_moved_aside_and_begun_anew() {
     let directory = tempfile::tempdir().expect("a directory");
     for round in 0..2 {
-        fs::create_dir_all(directory.path().join("meta")).expect("makes");
-        fs::write(directory.path().join("meta/conf"), b"no configuration of sled").expect("writes");
-        fs::write(directory.path().join("meta/db"), vec![round; 100_000]).expect("writes");
+        fs::create_dir_all(directory.path().join("sled")).expect("makes");
+        fs::write(directory.path().join("sled/conf"), b"no configuration of sled").expect("writes");
+        fs::write(directory.path().join("sled/db"), vec![round; 100_000]).expect("writes");
         let store = open(directory.path());
         assert!(matches!(store.status().state, MetaState::Rebuilt { .. }), "{:?}", store.status());
         assert_eq!(store.get(device(1), 1), None);
         store.put(device(1), 1, table(1));
         assert!(store.sync());
         assert_eq!(store.get(device(1), 1), Some(table(1)));
-        let aside = fs::read(directory.path().join("meta.damaged/db")).expect("kept");
+        let aside = fs::read(directory.path().join("sled.damaged/db")).expect("kept");
         assert_eq!(aside[0], round, "the latest is kept");
     }
 }
@@ -68,8 +68,8 @@ fn what_does_not_open_is_moved_aside_and_begun_anew() {
 #[test]
 fn a_store_that_cannot_be_begun_is_off_and_harms_nobody() {
     let directory = tempfile::tempdir().expect("a directory");
-    fs::write(directory.path().join("meta"), b"a file").expect("writes");
-    fs::write(directory.path().join("meta.damaged"), b"a file").expect("writes");
+    fs::write(directory.path().join("sled"), b"a file").expect("writes");
+    fs::write(directory.path().join("sled.damaged"), b"a file").expect("writes");
     let store = open(directory.path());
     assert!(matches!(store.status().state, MetaState::Off { .. }), "{:?}", store.status());
     store.put(device(1), 1, table(1));
@@ -96,7 +96,7 @@ fn damaged_files_lose_tables_and_invent_none() {
     for round in 0..30 {
         let damaged = tempfile::tempdir().expect("a directory");
         copy(whole.path(), damaged.path());
-        let mut files = files(&damaged.path().join("meta"));
+        let mut files = files(&damaged.path().join("sled"));
         files.sort();
         let file = &files[random.random_range(0..files.len())];
         let mut bytes = fs::read(file).expect("reads");

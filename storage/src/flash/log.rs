@@ -142,6 +142,8 @@ pub(crate) struct Log {
     spills: VecDeque<SpillJob>,
     reads_in_flight: usize,
     writes_in_flight: usize,
+    /// Of spills.
+    write_bytes_in_flight: u64,
     syncs: Syncs,
     reclaim: Option<Reclaim>,
     /// Whether a segment may have to be reclaimed that did not before.
@@ -217,6 +219,7 @@ impl Log {
             spills: VecDeque::new(),
             reads_in_flight: 0,
             writes_in_flight: 0,
+            write_bytes_in_flight: 0,
             syncs: Syncs::default(),
             reclaim: None,
             reclaim_due: true,

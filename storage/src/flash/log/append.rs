@@ -39,8 +39,10 @@ pub(super) struct SpillFlight {
     scratch: Scratch,
 }
 
-/// Writes that may be under way beside reads.
+/// Writes that may be under way beside reads, whatever their length.
 const WRITES_MAX: usize = 8;
+/// Short ones may be more, up to so many bytes.
+const WRITES_BYTES_MAX: u64 = 2 << 20;
 
 impl Log {
     /// Nothing is written at the moment: objects stay dirty, tickets learn why.
@@ -54,7 +56,9 @@ impl Log {
     }
 
     pub(super) fn start_spills(&mut self, engine: &mut dyn Engine) {
-        while self.writes_in_flight < WRITES_MAX.min(engine.depth()) {
+        while self.writes_in_flight < WRITES_MAX
+            || (self.write_bytes_in_flight < WRITES_BYTES_MAX && self.writes_in_flight < engine.depth())
+        {
             let Some(job) = self.spills.pop_front() else { return };
             if let Some(job) = self.start_spill(engine, job) {
                 self.spills.push_front(job);
@@ -124,6 +128,7 @@ impl Log {
         let flight = SpillFlight { job, segment, record: number, bytes, scratch };
         let tag = self.flights.launch(Flight::Spill(Box::new(flight)));
         self.writes_in_flight += 1;
+        self.write_bytes_in_flight += bytes;
         engine.submit(Op::write(tag, offset, parts));
         None
     }
@@ -132,6 +137,7 @@ impl Log {
         let SpillFlight { job, segment, record, bytes, scratch } = flight;
         drop(scratch);
         self.writes_in_flight -= 1;
+        self.write_bytes_in_flight -= bytes;
         let whole = self.record_done(segment, record, &result);
         match result {
             Ok(()) if whole => {

@@ -68,15 +68,21 @@ impl Disk {
     /// # Errors
     /// If somebody has for longer than it takes a killed process to let go.
     pub fn unmount(&mut self) -> anyhow::Result<()> {
-        for pause in [0, 10, 50, 200, 1000, 3000] {
-            std::thread::sleep(std::time::Duration::from_millis(pause));
-            if call(Command::new("umount").arg(&self.mount)).is_ok() {
-                self.mounted = false;
-                return Ok(());
-            }
-        }
-        call(Command::new("umount").arg(&self.mount))
+        unmount(&self.mount)?;
+        self.mounted = false;
+        Ok(())
     }
+}
+
+/// Unmounts what nobody uses, or soon nobody does: a ring of a process that was killed lets go of its files some time later.
+pub(super) fn unmount(path: &Path) -> anyhow::Result<()> {
+    for pause in [0, 10, 50, 200, 1000, 3000] {
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        if call(Command::new("umount").arg(path)).is_ok() {
+            return Ok(());
+        }
+    }
+    call(Command::new("umount").arg(path))
 }
 
 impl Drop for Disk {

@@ -116,10 +116,15 @@ impl FaultyFile {
 
 impl Drop for FaultyFile {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            // Where somebody still has it open, the end of this process is its end.
-            let _ = session.umount_and_join();
+        let Some(session) = self.session.take() else { return };
+        let mount = self.path.parent().expect("a file in a directory");
+        if let Err(error) = super::super::disk::unmount(mount) {
+            // Whatever still uses it, the mount must not outlive the campaign.
+            eprintln!("{error:#}");
+            let _ = std::process::Command::new("umount").arg("-l").arg(mount).status();
         }
+        // Its threads end with the mount.
+        drop(session);
     }
 }
 

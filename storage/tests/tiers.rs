@@ -154,6 +154,29 @@ fn a_writer_waits_for_the_flash_and_then_does_not() {
     store.audit();
 }
 
+/// One large object needs neighbours to go, not the oldest: those are written first.
+#[test]
+fn room_for_a_long_run_is_written_to_flash_first() {
+    let (store, _) = store(260);
+    store.set_spill_mark(100);
+    for key in 0..51 {
+        store
+            .set(NOW + Millis(key.into()), &[key], &vec![key; 20_000], &Account::new(), &Terms::default())
+            .expect("room");
+    }
+    // Every second one was read later: the oldest lie scattered.
+    for key in (0..51).step_by(2) {
+        assert!(store.touch(NOW + Millis(1_000 + u64::from(key)), &[key]));
+    }
+    let large = || store.set(NOW + Millis(2_000), b"large", &vec![7; 100_000], &Account::new(), &Terms::default());
+    assert!(matches!(large(), Err(StoreError::SpillWait { .. })));
+    let written = spill_all(&store);
+    assert!((5..=20).contains(&written), "{written} objects of 20 KiB for a run of 100 KiB");
+    large().expect("a run of clean objects");
+    assert_eq!((store.len(), store.usage().counters.evicted), (52, 0), "nobody was lost");
+    store.audit();
+}
+
 #[test]
 fn whatever_ends_an_object_buries_its_record_before_the_call_returns() {
     let (store, told) = store(200);

@@ -191,6 +191,50 @@ impl Inner {
     }
 
     fn clear_around(&self, now: Instant, seed: Position, clearing: Clearing, taken_max: Instant, prey: Prey) -> bool {
+        let Some(chosen) = self.choose_around(now, seed, clearing, taken_max, prey) else { return false };
+        let mut freed = false;
+        for (base, owner) in chosen {
+            freed |= self
+                .with(self.shard_of_owner(owner), |shard, space| shard.evict_run(now, base, owner, prey, space))
+                .is_some();
+        }
+        freed
+    }
+
+    /// Nothing more is free to drop: what would give a run of pages is written to flash next, and is free then. Else the
+    /// oldest objects would be, wherever they lie.
+    pub(crate) fn spill_run(&self, now: Instant, pages: u32) {
+        if self.space.is_capped(pages) {
+            return;
+        }
+        let clearing = Clearing { pages, anywhere: false, cost_max: u64::MAX, seeds: SEEDS_MAX };
+        for prey in [Prey::Plain, Prey::Soft] {
+            for nth in 0..clearing.seeds {
+                let Some((shard, list)) = self.oldest(now, prey) else { break };
+                let Some((seed, _)) = self.with(shard, |shard, _| shard.nth_oldest_run(list, nth)) else { break };
+                let chosen = self.choose_around(now, seed, clearing, Instant::NEVER, prey);
+                for (base, owner) in chosen.iter().flatten().copied() {
+                    self.with(self.shard_of_owner(owner), |shard, space| {
+                        let victims = shard.victims_of_run(now, base, owner, prey, space);
+                        victims.into_iter().flatten().for_each(|index| shard.spill_soon(index));
+                    });
+                }
+                if chosen.is_some() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Used runs near `seed` that would leave enough pages if their objects went, each of which can go.
+    fn choose_around(
+        &self,
+        now: Instant,
+        seed: Position,
+        clearing: Clearing,
+        taken_max: Instant,
+        prey: Prey,
+    ) -> Option<Vec<(Position, Owner)>> {
         let Clearing { pages, anywhere, cost_max, .. } = clearing;
         let runs = self.space.around(seed, pages.max(RADIUS_MIN));
         let base = |run: &Run| Position::new(seed.segment(), u64::from(run.start) * PAGE);
@@ -210,7 +254,7 @@ impl Inner {
             let chosen =
                 if anywhere { cheapest_runs(&runs, &costs, pages) } else { cheapest_window(&runs, &costs, pages) };
             let cost = |chosen: &Vec<usize>| chosen.iter().filter_map(|&at| costs[at]).sum::<u64>();
-            let Some(chosen) = chosen.filter(|chosen| cost(chosen) <= cost_max) else { return false };
+            let chosen = chosen.filter(|chosen| cost(chosen) <= cost_max)?;
             let evictable = |&at: &usize| {
                 let run = &runs[at];
                 run.owner.is_none_or(|owner| {
@@ -223,19 +267,9 @@ impl Inner {
                 costs[busy] = None;
                 continue;
             }
-            let mut freed = false;
-            for at in chosen {
-                if let Some(owner) = runs[at].owner {
-                    freed |= self
-                        .with(self.shard_of_owner(owner), |shard, space| {
-                            shard.evict_run(now, base(&runs[at]), owner, prey, space)
-                        })
-                        .is_some();
-                }
-            }
-            return freed;
+            return Some(chosen.into_iter().filter_map(|at| Some((base(&runs[at]), runs[at].owner?))).collect());
         }
-        false
+        None
     }
 
     fn shard_of_owner(&self, owner: Owner) -> usize {

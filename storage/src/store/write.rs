@@ -130,7 +130,13 @@ impl Store {
             let pages = u32::try_from(extent_pages(length, key.len())).expect("checked against the segment");
             let home = (hashed.hash >> 16) as usize;
             let owner = Owner::Object { hash: hashed.hash };
-            let payload = self.0.allocate(now, pages, owner, home).ok_or_else(|| self.no_space(now, charge))?;
+            let payload = self.0.allocate(now, pages, owner, home).ok_or_else(|| {
+                let refusal = self.no_space(now, charge);
+                if matches!(refusal, StoreError::SpillWait { .. }) {
+                    self.0.spill_run(now, pages);
+                }
+                refusal
+            })?;
             // A slow reader of what lay here before must not find its generation over the next one's bytes.
             self.0.space.memory(payload).write(payload.offset() - SLOT_EDGE, &[0; SLOT_EDGE_LEN]);
             (Place::Extent { payload }, self.0.with(shard_index, |shard, _| shard.take_generation()))

@@ -49,8 +49,8 @@ pub(super) const SPECS: &[Spec] = &[
                 .admin()
                 .doc(
                     "1.0.0",
-                    "O(N) in the objects found on it",
-                    "Opens a file or block device as one more flash device, with the objects that it holds.",
+                    "O(N) in the segments of the device",
+                    "Opens a file or block device as one more flash device. Objects of an earlier time on it are not believed.",
                 )
                 .takes(&[string("path"), string("size").optional()])
                 .answers(
@@ -63,7 +63,7 @@ pub(super) const SPECS: &[Spec] = &[
                 .doc(
                     "1.0.0",
                     "O(N) in the objects that lie on it",
-                    "Closes a flash device; moves what lies only there into DRAM or onto others first, unless `NODRAIN`.",
+                    "Closes a flash device; what lies only there is kept as far as DRAM has room for it, unless `NODRAIN`.",
                 )
                 .takes(&[string("name"), token("nodrain", "NODRAIN").optional()])
                 .answers("`+OK`", &[ErrorWord::Denied, ErrorWord::Busy]),

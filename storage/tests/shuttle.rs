@@ -416,3 +416,84 @@ fn a_lookup_leases_exactly_the_prefix_it_tells() {
     }
     check(scenario);
 }
+
+/// Remembers which records are dead.
+#[derive(Default)]
+struct Dead(std::sync::Mutex<Vec<storage::Buried>>);
+
+impl storage::Graveyard for Dead {
+    fn bury(&self, dead: &[storage::Buried]) {
+        self.0.lock().expect("no panic under it").extend_from_slice(dead);
+    }
+    fn bury_all(&self, _: protocol::base::Generation) {}
+    fn retire(&self, _: u16) {}
+    fn pinned(&self, _: &[u8], _: protocol::base::Generation, _: storage::Pinned, _: u64) {}
+    fn expiry(&self, _: storage::Buried, _: Option<Instant>, _: u64) {}
+}
+
+#[test]
+fn a_record_outlives_neither_its_object_nor_its_burial() {
+    fn scenario() {
+        let store = store(60, 1);
+        let dead = Arc::new(Dead::default());
+        store.enable_flash(Arc::clone(&dead) as Arc<dyn storage::Graveyard>);
+        store.set_flash_limits(ByteLen::mib(64), ByteLen::mib(1));
+        store.set_spilling(true);
+        store.set_spill_mark(0);
+        set(&store, b"k", &value(1, 20_000)).expect("room");
+        let generation = store.stat(NOW, b"k").expect("just written").generation;
+        let place = storage::FlashPlace { slot: 1, page: 1 };
+        let spiller = {
+            let store = store.clone();
+            thread::spawn(move || {
+                let mut spills = Vec::new();
+                store.next_spill(NOW, &mut spills, 1);
+                let Some(mut spill) = spills.pop().filter(|spill| spill.generation == generation) else { return false };
+                if !spill.begin(place) {
+                    return false;
+                }
+                thread::yield_now();
+                let clean = spill.done();
+                if clean {
+                    store.evict(NOW, 1);
+                }
+                true
+            })
+        };
+        let reader = {
+            let store = store.clone();
+            thread::spawn(move || match store.read(NOW, b"k", None, <[u8]>::to_vec).expect("few readers") {
+                None => {}
+                Some(Found::Small(_)) => unreachable!("it is large"),
+                Some(Found::Large(guard)) => {
+                    assert!([value(1, 20_000), value(2, 20_000)].iter().any(|value| guard.bytes() == value));
+                }
+                Some(Found::Flash(read)) => {
+                    let promotion = store.promote(NOW, &read, &Account::new()).expect("room");
+                    thread::yield_now();
+                    copy_into(&value(1, 20_000), &promotion.span());
+                    if let Ok(guard) = promotion.publish(NOW) {
+                        assert_eq!(guard.generation(), generation);
+                    }
+                }
+            })
+        };
+        let replacer = {
+            let store = store.clone();
+            thread::spawn(move || {
+                store.set(NOW, b"k", &value(2, 20_000), &Account::new(), &Terms::default()).expect("room")
+            })
+        };
+        let begun = spiller.join().expect("no panic");
+        reader.join().expect("no panic");
+        let replaced = replacer.join().expect("no panic");
+        // Unless it was evicted in its predecessor's place.
+        let last = store.stat(NOW, b"k").map(|stat| stat.generation);
+        assert!(last.is_none_or(|last| last == replaced), "the last writer's");
+        let buried = dead.0.lock().expect("no panic under it").contains(&storage::Buried { place, generation });
+        assert_eq!(buried, begun, "what may be on flash is dead, once it is replaced");
+        assert_eq!(store.slot_readers(1), 0);
+        audit_quiet(&store);
+    }
+    check(scenario);
+}

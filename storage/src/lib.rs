@@ -36,8 +36,8 @@ pub use shard::grant::{Committed, Condition, Terms};
 pub use slot::Account;
 pub use store::Store;
 pub use store::flash::{
-    Buried, Current, FlashPlace, FlashRead, Graveyard, Pinned, Promotion, RecoveredRecord, Reinsertion, SlotRecord, Spill,
-    SpillOf,
+    Buried, Current, FlashPlace, FlashRead, Graveyard, Pinned, Promotion, RecoveredRecord, Reinsertion, SlotRecord,
+    Spill, SpillOf,
 };
 pub use store::keyspace::{Stat, Ttl};
 pub use store::maintain::{Accounting, Usage};

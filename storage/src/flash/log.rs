@@ -31,7 +31,6 @@ mod segment;
 #[cfg(test)]
 mod simulation;
 
-
 mod syncs;
 
 pub(crate) use append::SpillJob;

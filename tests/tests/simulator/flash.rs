@@ -162,11 +162,11 @@ impl World {
             0..7 => world.offer(flash),
             7..15 => world.settle_spill(flash),
             15..21 => world.go_on_reading(flash),
-            21 => world.settle_move(flash),
-            22..24 => world.reclaim(flash),
-            24 => world.durable(flash),
-            25 => world.restart(flash),
-            26..29 => {
+            21..23 => world.settle_move(flash),
+            23..25 => world.reclaim(flash),
+            25 => world.durable(flash),
+            26 => world.restart(flash),
+            27..29 => {
                 // Memory is short for a moment: clean copies go.
                 world.store.evict(world.now, world.random.random_range(1..6));
             }
@@ -381,7 +381,7 @@ impl World {
         }
         let at = self.random.random_range(0..flash.moving.len());
         let Moving { reinsertion, to, record } = flash.moving.swap_remove(at);
-        if self.random.random_ratio(1, 4) {
+        if self.random.random_ratio(1, 8) {
             return;
         }
         flash.write(to, record);
@@ -397,7 +397,7 @@ impl World {
             return;
         }
         let lost = self.random.random_ratio(1, 10);
-        if !(flash.slots[at].sealed || lost || self.random.random_ratio(1, 3)) {
+        if !(flash.slots[at].sealed || lost || self.random.random_ratio(1, 2)) {
             return;
         }
         flash.slots[at].sealed = true;
@@ -428,7 +428,7 @@ impl World {
             }
             flash.moving.push(Moving { reinsertion, to, record });
         }
-        if !lost && self.random.random_ratio(1, 3) {
+        if !lost && self.random.random_ratio(1, 2) {
             // The rest another time: the copies are on their way.
             return;
         }

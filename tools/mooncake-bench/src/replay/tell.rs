@@ -107,9 +107,8 @@ pub(super) fn tell(report: &mut Report, args: &Args, requests: &[Request], playe
     row("blocks with wrong bytes", &|p| p.tally.wrong.to_string());
     row("objects at the end", &|p| p.objects.map_or("-".into(), |objects| objects.to_string()));
     if played.iter().any(|one| one.flash.is_some()) {
-        let count = |of: fn(FlashCounters) -> u64| {
-            move |p: &Played| p.flash.map_or("-".into(), |flash| of(flash).to_string())
-        };
+        let count =
+            |of: fn(FlashCounters) -> u64| move |p: &Played| p.flash.map_or("-".into(), |flash| of(flash).to_string());
         row("blocks read from flash", &count(|flash| flash.reads));
         row("blocks written to flash", &count(|flash| flash.spills));
         row("blocks written to flash again", &count(|flash| flash.reinserted));

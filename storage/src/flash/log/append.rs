@@ -56,6 +56,9 @@ impl Log {
     }
 
     pub(super) fn start_spills(&mut self, engine: &mut dyn Engine) {
+        if self.keeps_room() {
+            return;
+        }
         while self.writes_in_flight < WRITES_MAX
             || (self.write_bytes_in_flight < WRITES_BYTES_MAX && self.writes_in_flight < engine.depth())
         {

@@ -5,7 +5,8 @@
 //!   always are.
 //! - A copy counts only when it is durable; until then the record it was made from does. Then the rest is dropped from the
 //!   index, and the segment waits for its last reader.
-//! - Copies never wait for room that only this reclaim could make: without any they are given up.
+//! - The last room is for copies: spills wait until they are written. Should there be none all the same, they are given up, and do
+//!   not wait for what only this reclaim could bring.
 
 use super::Log;
 use super::append::row_of;
@@ -78,6 +79,15 @@ pub(super) struct Copy {
 }
 
 impl Reclaim {
+    /// Whether room may still be needed for copies.
+    fn needs_room(&self) -> bool {
+        match &self.stage {
+            Stage::Table => true,
+            Stage::Copying(copying) => !copying.todo.is_empty() || !copying.read.is_empty() || copying.under_way > 0,
+            Stage::Syncing { .. } => false,
+        }
+    }
+
     /// Whether it needs a segment to copy to.
     pub(super) fn is_copying(&self) -> bool {
         matches!(&self.stage, Stage::Copying(copying) if !copying.todo.is_empty() || !copying.read.is_empty())
@@ -286,6 +296,12 @@ impl Log {
             let tag = self.flights.launch(Flight::CopyRead(Box::new(copy)));
             engine.submit(Op::read(tag, offset, parts));
         }
+    }
+
+    /// Whether what is left of room is for the copies of a reclaim.
+    pub(super) fn keeps_room(&self) -> bool {
+        self.reclaim.as_ref().is_some_and(Reclaim::needs_room)
+            && !self.segments.iter().any(|segment| matches!(segment.state, State::Free))
     }
 
     /// Whether waiting for room would be waiting for this very reclaim.

@@ -222,6 +222,11 @@ impl Conn {
                     self.state.run_buffer(&mut self.stream)
                 }
                 Next::Wait(job, answer) => {
+                    // Values that wait to be sent may lie in the very room that the job will wait for; and a client that is
+                    // gone needs nothing more.
+                    if self.state.output.holds_values() {
+                        self.flush().await?;
+                    }
                     let State { session, output, .. } = &mut self.state;
                     let mark = output.mark();
                     let rest = job.run(session, output).await;

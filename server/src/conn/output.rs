@@ -90,6 +90,11 @@ impl Output {
         self.buffer.len() - self.head + self.held_len
     }
 
+    /// Whether slots are held until they are sent.
+    pub(crate) fn holds_values(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Bytes that take memory of their own.
     pub(crate) fn buffered(&self) -> usize {
         self.buffer.len() - self.head

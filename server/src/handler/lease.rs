@@ -130,6 +130,8 @@ pub(crate) async fn bring(session: &Session, items: Vec<Item>, span: Millis) -> 
             wave.push((next.at, next.read.key.clone(), next.depth));
             reads.push((next.at, next.read));
         }
+        // Room that comes while flash is read is not missed.
+        let has_room = node.store.room().notified();
         // What was fetched is held until it is leased.
         let mut fetched: HashMap<usize, _> = fetch_all(node, &session.bond.account, reads).await.into_iter().collect();
         let now = node.now_looked();
@@ -157,7 +159,7 @@ pub(crate) async fn bring(session: &Session, items: Vec<Item>, span: Millis) -> 
         if has_come {
             room = Room::begin(node);
         } else if alone && !pending.is_empty() {
-            room.for_room(node, node.store.room().notified()).await;
+            room.for_room(node, has_room).await;
         } else {
             wave_len_max = 0;
         }

@@ -176,7 +176,7 @@ fn evicting_by_hand_frees_what_was_asked_oldest_first() {
 fn long_values_keep_their_frames_alone_in_a_row_and_for_a_reader_in_no_hurry() {
     let server = Server::start(&["--dram", "128 MiB"]);
     let lens = [100, (2 << 20) - 1, 2 << 20, (3 << 20) + 5, 6 << 20];
-    let value = |len: usize| -> Vec<u8> { (0..len).map(|at| (at % 251 + len % 5) as u8).collect() };
+    let value = |len: usize| -> Vec<u8> { (0..=250).cycle().skip(len % 5).take(len).collect() };
     for mut wire in [Raw::tcp(server.addr()).expect("listening"), Raw::unix(&server.socket()).expect("listening")] {
         for len in lens {
             wire.set(format!("k{len}"), value(len));

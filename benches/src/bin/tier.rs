@@ -98,7 +98,7 @@ fn tier(options: &Options, length: ByteLen) -> Result<(f64, f64)> {
     let count = usize::try_from(options.size.get() / length.get())?;
     let dram = Arc::new(Segment::create(
         ByteLen((options.size.get() + count as u64 * 8192).next_multiple_of(2 << 20) + (64 << 20)),
-        HugePages::Never,
+        HugePages::Auto,
     )?);
     dram.prefault(0, 1)?;
     let data_dir = DataDir::open(&data)?;

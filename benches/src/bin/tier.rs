@@ -61,6 +61,8 @@ impl TierClock for Wall {
 
 fn main() -> Result<()> {
     let options = Options::parse();
+    // All of it lies in one segment of DRAM at first, which has at most 1 GiB.
+    anyhow::ensure!(options.size.get() <= 768 << 20, "--size: at most 768 MiB");
     std::fs::create_dir_all(&options.dir)?;
     for &length in &options.lengths {
         let mut rows = Vec::new();

@@ -1,3 +1,7 @@
+//! Holds the inspector to devices whose contents the tests wrote.
+//!
+//! Invariant: it writes nothing to a device, and what is damaged is said, not shown.
+
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 
 use super::*;

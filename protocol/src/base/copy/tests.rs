@@ -1,3 +1,7 @@
+//! Holds every copy kernel that the machine has to the plain one.
+//!
+//! Invariant: the bytes and the checksum are the same at every length and alignment, and nothing beside the target is written.
+
 use super::*;
 use proptest::prelude::*;
 use std::sync::Arc;

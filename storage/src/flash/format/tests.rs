@@ -1,3 +1,7 @@
+//! Holds the format to its written bytes, and its parsers to what they must refuse.
+//!
+//! Invariant: every single flipped bit is detected; what decodes encodes to the same bytes; nothing that a device says makes a parser panic.
+
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 
 use super::*;

@@ -1,3 +1,7 @@
+//! Holds the journal to what it promises after any end: kill, torn tail, flipped bit, full disk.
+//!
+//! Invariant: what was appended before a kill is remembered, and a note that was lost never brings a dead record back.
+
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 
 use super::*;

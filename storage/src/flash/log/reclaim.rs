@@ -83,7 +83,7 @@ impl Reclaim {
     fn needs_room(&self) -> bool {
         match &self.stage {
             Stage::Table => true,
-            Stage::Copying(copying) => !copying.todo.is_empty() || !copying.read.is_empty() || copying.under_way > 0,
+            Stage::Copying(copying) => copying.under_way > 0 || self.is_copying(),
             Stage::Syncing { .. } => false,
         }
     }

@@ -1,3 +1,7 @@
+//! Holds the metadata store to being disposable, on damaged files of sled.
+//!
+//! Invariant: whatever lies in its files, it opens or is begun anew, and what it hands out is what was put in.
+
 use super::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

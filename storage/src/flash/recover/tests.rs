@@ -1,3 +1,7 @@
+//! Holds recovery to what lies on a device: sealed, open, torn, forged, garbage.
+//!
+//! Invariant: a record is found if it was written in the segment's present life, and never else; nothing makes it panic.
+
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 
 use super::*;

@@ -1,3 +1,7 @@
+//! Holds a client's buffer to its regions.
+//!
+//! Invariant: regions that are taken at the same time never overlap, and all come back.
+
 use super::*;
 use proptest::prelude::*;
 use protocol::base::{copy_from, crc_of};

@@ -1,3 +1,7 @@
+//! Holds a pair of rings to carrying bytes, and to a peer that lies about its counters.
+//!
+//! Invariant: bytes arrive in order and once; a hostile peer gets an error, never memory outside the ring.
+
 use super::super::memfd;
 use super::layout::{self, map_ring};
 use super::*;

@@ -16,9 +16,10 @@ pub mod bystander;
 pub mod victim;
 
 use crate::info::{Memory, client_mappings, descriptors};
+use crate::payload;
 use crate::raw::Raw;
 use crate::server::Server;
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bystander::Bystanders;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -127,8 +128,10 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Less than bystanders and victims write, so that memory is reused all the time.
+/// Full from the beginning ([`Campaign::fill`]), so that whatever is written reuses memory, on a slow machine too.
 const DRAM: &str = "128 MiB";
+/// Of each value that fills it.
+const BALLAST_LEN: usize = 1 << 20;
 /// Time after an end or a deadline within which everything has to be back.
 const SLACK: Duration = Duration::from_secs(1);
 
@@ -159,6 +162,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(usize)) -> anyhow::Result<Summa
     };
     // What the server opens once and keeps, it opens now.
     campaign.warm_up()?;
+    let before = campaign.fill()?;
     let fds = descriptors(campaign.server.pid())?;
 
     let bystanders = Bystanders::start(&campaign.server, plan.way, plan.seed)?;
@@ -170,9 +174,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(usize)) -> anyhow::Result<Summa
         progress(done);
     }
     let seen = bystanders.stop()?;
-    let info = campaign.admin.try_ask(&["INFO", "stats"])?;
-    let evicted = info.text().lines().find_map(|line| line.strip_prefix("evicted_keys:")?.parse().ok());
-    campaign.summary.evicted = evicted.context("evicted_keys of INFO")?;
+    campaign.summary.evicted = campaign.evicted()? - before;
     campaign.settle().context("after the last client has left")?;
     campaign.audit(&fds)?;
     let mut summary = campaign.summary;
@@ -222,6 +224,25 @@ impl Campaign<'_> {
         }
         self.settle().context("after the warm-up")?;
         self.alone().context("after the warm-up")
+    }
+
+    fn evicted(&mut self) -> anyhow::Result<u64> {
+        let info = self.admin.try_ask(&["INFO", "stats"])?;
+        let evicted = info.text().lines().find_map(|line| line.strip_prefix("evicted_keys:")?.parse().ok());
+        evicted.context("evicted_keys of INFO")
+    }
+
+    /// Writes until the first object is evicted, and tells how many were.
+    fn fill(&mut self) -> anyhow::Result<u64> {
+        for number in 0u32..1024 {
+            let key = format!("ballast:{number}");
+            self.admin.try_ask(&[b"SET", key.as_bytes(), &payload::make(key.as_bytes(), 0, BALLAST_LEN)])?;
+            let evicted = self.evicted()?;
+            if evicted > 0 {
+                return Ok(evicted);
+            }
+        }
+        bail!("{DRAM} took a GiB and evicted nothing")
     }
 
     fn wave(&mut self, count: usize, bystanders: &Bystanders) -> anyhow::Result<()> {

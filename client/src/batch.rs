@@ -112,6 +112,7 @@ fn put_shm(
     options: &PutOptions<'_>,
     deadline: Deadline,
 ) -> Result<Outcomes<Committed>, ClientError> {
+    session.await_loaded(deadline)?;
     let mut outcomes = Vec::with_capacity(items.len());
     // Regions that the server has yet to copy.
     let mut lent: VecDeque<BufferRegion> = VecDeque::new();
@@ -310,6 +311,7 @@ fn put_in_band(
     options: &PutOptions<'_>,
     deadline: Deadline,
 ) -> Result<Outcomes<Committed>, ClientError> {
+    session.await_loaded(deadline)?;
     let link = session.in_band();
     let mut outcomes = Vec::with_capacity(items.len());
     for chunk in items.chunks(IN_BAND_PUTS_MAX) {
@@ -340,6 +342,7 @@ fn fetch_in_band(
     buffers: &mut [&mut [u8]],
     deadline: Deadline,
 ) -> Result<Outcomes<Option<Proof>>, ClientError> {
+    session.await_loaded(deadline)?;
     let link = session.in_band();
     let mut outcomes = Vec::with_capacity(keys.len());
     while outcomes.len() < keys.len() {

@@ -5,9 +5,15 @@ use crate::connect::connect;
 use crate::link::Deadline;
 use crate::options::Options;
 use crate::session::{Session, Transport};
+use protocol::resp::ErrorWord;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use transport::shm::ClientBuffer;
+
+/// Pause before a server that answered `LOADING` is asked again: at first, and at most. It doubles in between.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// A connection to one node, for one thread. Lost connections are made again at the next call.
 pub struct Client {
@@ -76,6 +82,8 @@ impl Client {
     }
 
     /// Runs `act` on the connection, which is made first if there is none, and given up if `act` leaves it out of step.
+    ///
+    /// A server that answers `LOADING` has done nothing yet: it is asked again until the deadline, whatever `repeat` says.
     pub(crate) fn call<T>(
         &mut self,
         repeat: Repeat,
@@ -83,6 +91,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let deadline = Deadline::after(self.options.deadline);
         let mut may_repeat = repeat == Repeat::Harmless && self.session.is_some();
+        let mut pause = PAUSE_MIN;
         loop {
             let session = self.session(deadline)?;
             match act(session, deadline) {
@@ -92,6 +101,10 @@ impl Client {
                     if !std::mem::take(&mut may_repeat) || !broke {
                         return Err(error);
                     }
+                }
+                Err(error) if error.word() == Some(ErrorWord::Loading) && Instant::now() + pause < deadline.at => {
+                    std::thread::sleep(pause);
+                    pause = PAUSE_MAX.min(pause * 2);
                 }
                 outcome => return outcome,
             }

@@ -35,7 +35,14 @@ pub(crate) fn connect(
     deadline: Deadline,
 ) -> Result<Session, ClientError> {
     let mut link = open(options, &options.address, deadline)?;
-    let bare = |link| Session { number, control: link, socket: None, bulk: Bulk::None, releases: Vec::new() };
+    let bare = |link| Session {
+        number,
+        control: link,
+        socket: None,
+        bulk: Bulk::None,
+        releases: Vec::new(),
+        has_loaded: false,
+    };
     if options.via == Choice::InBand {
         return Ok(bare(link));
     }
@@ -215,6 +222,7 @@ fn attach_shm(
         socket: Some(socket),
         bulk: Bulk::Shm { segments, in_place },
         releases: Vec::new(),
+        has_loaded: false,
     })
 }
 

@@ -66,7 +66,7 @@ pub struct Options {
     pub unix: Option<PathBuf>,
     /// How bulk bytes should travel.
     pub via: Choice,
-    /// Longest that any one call may wait.
+    /// Longest that any one call may wait, for a server that is still loading too.
     pub deadline: Duration,
     /// User and password. A server with one password only knows the user `default`.
     pub auth: Option<(String, String)>,

@@ -2,13 +2,16 @@
 //!
 //! Invariants:
 //! - Leases, grants and mapped segments belong to one session and are of no use in the next.
+//! - A batch of several commands goes out only once the server is known to have loaded.
 //! - A lease that a call is done with is released with the next request that goes out, not in an exchange of its own.
 
 use crate::ClientError;
 use crate::link::{Deadline, Link, unexpected, walk_check};
 use crate::scan::{Unexpected, Walk};
+use bytes::BytesMut;
 use protocol::base::LeaseId;
 use protocol::command::{MRelease, Release};
+use protocol::resp::{Encoder, ErrorWord};
 use std::sync::Arc;
 use transport::shm::Mapping;
 use transport::tcp::BulkPool;
@@ -53,6 +56,8 @@ pub(crate) struct Session {
     pub(crate) bulk: Bulk,
     /// Leases that are done with.
     pub(crate) releases: Vec<LeaseId>,
+    /// Whether the server is known to have loaded what it had.
+    pub(crate) has_loaded: bool,
 }
 
 impl Session {
@@ -72,6 +77,30 @@ impl Session {
     /// Where in-band values go.
     pub(crate) fn in_band(&mut self) -> &mut Link {
         self.socket.as_mut().unwrap_or(&mut self.control)
+    }
+
+    /// Makes sure, once a connection, that no command will be answered `LOADING`: where several go out at once, some might
+    /// be refused and those behind them done.
+    ///
+    /// # Errors
+    /// `LOADING`; as the connection fails.
+    pub(crate) fn await_loaded(&mut self, deadline: Deadline) -> Result<(), ClientError> {
+        if self.has_loaded {
+            return Ok(());
+        }
+        let question = |out: &mut BytesMut| {
+            Encoder::encode(out, |out| {
+                out.word("DBSIZE");
+            });
+        };
+        match self.exchange(question, deadline, |walk| walk.skip()) {
+            Err(error) if error.breaks_connection() || error.word() == Some(ErrorWord::Loading) => Err(error),
+            // Any other answer, a refusal too, comes from a server that serves.
+            _ => {
+                self.has_loaded = true;
+                Ok(())
+            }
+        }
     }
 
     /// Sends what waits on the control connection, and the releases behind it.
@@ -110,7 +139,7 @@ impl Session {
     /// One request, one reply.
     pub(crate) fn exchange<T>(
         &mut self,
-        encode: impl FnOnce(&mut bytes::BytesMut),
+        encode: impl FnOnce(&mut BytesMut),
         deadline: Deadline,
         read: impl FnOnce(&mut Walk<'_>) -> Result<T, Unexpected>,
     ) -> Result<T, ClientError> {

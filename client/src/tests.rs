@@ -198,7 +198,9 @@ impl Server {
                 for answer in answers {
                     let Some(words) = command(&mut stream, &mut framer, &mut buf) else { break };
                     seen.push(words);
-                    stream.write_all(&answer).expect("answered");
+                    if stream.write_all(&answer).is_err() {
+                        break;
+                    }
                 }
             }
             seen
@@ -217,7 +219,7 @@ impl Server {
     }
 }
 
-/// The next command's words; `None` at the end of the stream.
+/// The next command's words; `None` at the end of the stream, whichever way the client left.
 fn command(stream: &mut TcpStream, framer: &mut Framer, buf: &mut BytesMut) -> Option<String> {
     loop {
         if let Step::Command { consumed } = framer.poll(buf).expect("a request") {
@@ -231,9 +233,9 @@ fn command(stream: &mut TcpStream, framer: &mut Framer, buf: &mut BytesMut) -> O
             return Some(words.join(" "));
         }
         let mut piece = [0; 4096];
-        match stream.read(&mut piece).expect("readable") {
-            0 => return None,
-            count => buf.extend_from_slice(&piece[..count]),
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => buf.extend_from_slice(&piece[..count]),
         }
     }
 }
@@ -274,6 +276,62 @@ fn what_may_not_happen_twice_is_not_repeated() {
     assert_eq!(client.del(&[b"k"]).expect("a new connection"), 0);
     drop(client);
     server.seen();
+}
+
+/// A server that is loading has done nothing of what it was asked: it is asked again, also what may not happen twice, and
+/// after a reconnect.
+#[test]
+fn a_server_that_is_loading_is_asked_again() {
+    let loading = || b"-LOADING 12 % done\r\n".to_vec();
+    let server = Server::start(vec![
+        vec![loading(), loading(), b":1\r\n".to_vec(), bulk(b"one")],
+        vec![loading(), bulk(b"two"), loading(), loading(), b"+OK\r\n".to_vec(), stat(5, b"v")],
+    ]);
+    let mut client = Client::connect(server.options()).expect("connected");
+    assert_eq!(client.del(&[b"k"]).expect("answered"), 1);
+    assert_eq!(client.get(b"k").expect("answered").as_deref(), Some(&b"one"[..]));
+    assert_eq!(client.get(b"k").expect("answered").as_deref(), Some(&b"two"[..]));
+    assert_eq!(client.put(b"k", b"v", &PutOptions::default()).expect("put").generation, Generation(5));
+    assert_eq!(client.connections(), 2);
+    drop(client);
+    let put = ["SET k v NX", "STAT k"];
+    let seen = [&["DEL k", "DEL k", "DEL k", "GET k", "GET k", "GET k"], &put[..], &put[..]].concat();
+    assert_eq!(server.seen(), seen);
+}
+
+/// Of a batch that is sent in one go some could be refused and some done: the server is asked before.
+#[test]
+fn a_batch_is_sent_once_the_server_has_loaded() {
+    let loading = || b"-LOADING 12 % done\r\n".to_vec();
+    let stored = || [b"+OK\r\n".to_vec(), stat(5, b"v")];
+    let answers = [vec![loading(), loading(), b":0\r\n".to_vec()], stored().into(), stored().into(), stored().into()];
+    let server = Server::start(vec![answers.concat()]);
+    let mut client = Client::connect(server.options()).expect("connected");
+    for items in [&[(&b"a"[..], &b"v"[..]), (b"b", b"v")][..], &[(b"c", b"v")]] {
+        let outcomes = client.put_batch(items, &PutOptions::default()).expect("answered");
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    }
+    drop(client);
+    let sets = ["SET a v NX", "STAT a", "SET b v NX", "STAT b", "SET c v NX", "STAT c"];
+    assert_eq!(server.seen(), [&["DBSIZE"; 3], &sets[..]].concat());
+}
+
+/// The deadline ends that too, and the caller is told why. Any command is for looking: it gets its answer at once.
+#[test]
+fn a_server_that_goes_on_loading_is_given_up_at_the_deadline() {
+    let loading = b"-LOADING 12 % done\r\n".to_vec();
+    let server = Server::start(vec![vec![loading; 1000]]);
+    let mut options = server.options();
+    options.deadline = Duration::from_millis(300);
+    let mut client = Client::connect(options).expect("connected");
+    assert_eq!(client.command(&[b"GET", b"k"]).expect("answered"), Reply::Error("LOADING 12 % done".into()));
+    let given_up = client.get(b"k").expect_err("it loads on");
+    // The last question may have been asked so late that its answer was not waited for.
+    let is_late = matches!(given_up, ClientError::Timeout { .. });
+    assert!(is_late || given_up.word() == Some(ErrorWord::Loading), "{given_up}");
+    drop(client);
+    let asked = server.seen().len();
+    assert!((2..20).contains(&asked), "asked {asked} times within 300 ms");
 }
 
 #[test]

@@ -121,6 +121,7 @@ pub(crate) fn fill(target: &Target, values: &Values, clients: usize, batch: usiz
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<Report> {
+    args.target.await_loaded()?;
     let server_cpu = crate::cpu::seconds_of(&args.target.pids());
     let own_cpu = crate::cpu::own_seconds();
     let filled = fill(&args.target, &args.values, args.clients, args.batch)?;

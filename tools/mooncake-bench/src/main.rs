@@ -19,6 +19,7 @@ mod flash;
 mod keys;
 mod latency;
 mod limits;
+mod loading;
 mod lru;
 mod memory;
 #[cfg(test)]

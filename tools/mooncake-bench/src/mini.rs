@@ -8,6 +8,7 @@ use socket2::Socket;
 use std::collections::HashMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a server does to the values it answers.
@@ -18,6 +19,10 @@ pub(crate) enum Answers {
     Flipped,
     /// The value of another key.
     Foreign,
+    /// It is loading, so often; then truly.
+    Loading {
+        times: usize,
+    },
 }
 
 /// Starts a server that lives as long as the process.
@@ -25,22 +30,28 @@ pub(crate) fn start(answers: Answers) -> Endpoint {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     let map = Arc::new(Mutex::new(HashMap::new()));
+    let refused = Arc::new(AtomicUsize::new(0));
     std::thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
             stream.set_nodelay(true).expect("a TCP socket");
-            let map = Arc::clone(&map);
-            std::thread::spawn(move || serve(&stream.into(), &map, answers));
+            let (map, refused) = (Arc::clone(&map), Arc::clone(&refused));
+            std::thread::spawn(move || serve(&stream.into(), &map, answers, &refused));
         }
     });
     Endpoint::Tcp(address)
 }
 
-fn serve(socket: &Socket, map: &Mutex<HashMap<Vec<u8>, Vec<u8>>>, answers: Answers) {
+fn serve(socket: &Socket, map: &Mutex<HashMap<Vec<u8>, Vec<u8>>>, answers: Answers, refused: &AtomicUsize) {
     let mut input = Vec::new();
     loop {
         while let Ok(Some((frame, used))) = decode(&input) {
             input.drain(..used);
-            let reply = answer(&frame, &mut map.lock().expect("not poisoned"), answers);
+            let reply = match answers {
+                Answers::Loading { times } if refused.fetch_add(1, Ordering::Relaxed) < times => {
+                    b"-LOADING half done\r\n".to_vec()
+                }
+                _ => answer(&frame, &mut map.lock().expect("not poisoned"), answers),
+            };
             if write_all(socket, &mut [IoSlice::new(&reply)]).is_err() {
                 return;
             }
@@ -69,7 +80,7 @@ fn answer(frame: &OwnedFrame, map: &mut HashMap<Vec<u8>, Vec<u8>>, answers: Answ
             let other = map.iter().find(|(name, _)| **name != key).map(|(_, value)| value.clone());
             let Some(mut value) = map.get(&key).cloned() else { return b"$-1\r\n".to_vec() };
             match answers {
-                Answers::Truly => {}
+                Answers::Truly | Answers::Loading { .. } => {}
                 Answers::Flipped => value[0] ^= 4,
                 Answers::Foreign => value = other.unwrap_or_default(),
             }

@@ -18,6 +18,11 @@ pub(crate) fn bytes(total: u64, what: &str) -> ProgressBar {
     styled(ProgressBar::new(total), &template)
 }
 
+/// A line that shows a message, for a wait of unknown length. It goes when it is dropped.
+pub(crate) fn waiting(what: &str) -> ProgressBar {
+    styled(ProgressBar::no_length(), &format!("{what:<10} {{spinner}} {{elapsed}} {{wide_msg}}"))
+}
+
 fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
     // `stderr` hides itself where standard error is not a terminal.
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));

@@ -105,6 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     let replays = args.capacity_blocks.len().max(1);
     ensure!([0, replays].contains(&args.hit_ratio_min.len()), "--hit-ratio-min: one ratio for each replay");
     let requests = trace::read(args.trace.as_deref(), args.requests)?;
+    args.target.await_loaded()?;
     let mut report = Report::new(format!("Replay of {} requests", requests.len()));
     report.fact("transport", args.target.way()?);
     report.fact("block", format!("{} for {} tokens", args.block_bytes, trace::TOKENS_A_BLOCK));
@@ -168,7 +169,7 @@ mod tests {
     fn args(at: Endpoint) -> Args {
         Args {
             trace: None,
-            target: Target { at, transport: Way::Inband, server_pid: None },
+            target: Target { at, transport: Way::Inband, server_pid: None, loading_wait: 30 },
             block_bytes: ByteLen(1024),
             prefix: "t".into(),
             speed: 0.0,

@@ -107,6 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     ensure!(args.seconds > 0.0 && args.warm_up >= 0.0, "time goes forward");
     ensure!(args.rate.is_none_or(|rate| rate > 0.0), "--rate: more than 0");
     let seed = args.seed.unwrap_or_else(rand::random);
+    args.target.await_loaded()?;
     if args.fill {
         fill(&args.target, &args.values, args.clients, args.batch.max(8))?;
     }
@@ -340,7 +341,7 @@ mod tests {
 
     fn args(at: Endpoint) -> Args {
         Args {
-            target: Target { at, transport: Way::Inband, server_pid: None },
+            target: Target { at, transport: Way::Inband, server_pid: None, loading_wait: 30 },
             values: Values { keys: 20, size: "100-40KiB".parse().unwrap(), prefix: "run".into() },
             mix: "get=3,put=1,lookup=1".parse().unwrap(),
             distribution: Popularity::Zipf(0.9),

@@ -4,12 +4,16 @@
 //! - Every server that was started is ended when its [`Server`] is dropped, however the run ends short of SIGKILL.
 
 use crate::endpoint::Endpoint;
+use crate::loading;
 use anyhow::{Context, Result, bail, ensure};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
+
+/// Longest that a server is waited for that is still loading what it had.
+const LOADING_WAIT: Duration = Duration::from_secs(loading::SECONDS_DEFAULT);
 
 /// A server that takes part.
 pub(crate) struct Server {
@@ -67,6 +71,7 @@ impl Server {
     pub(crate) fn running(running: &Running) -> Result<Self> {
         running.endpoint.await_listener(Duration::from_secs(1))?;
         let Running { name, endpoint, pid } = running.clone();
+        loading::await_loaded(&endpoint, LOADING_WAIT)?;
         Ok(Self { name, endpoint, pid, child: None })
     }
 
@@ -101,6 +106,7 @@ impl Server {
             bail!("{}: ended with {status}; MOONCAKE_BENCH_SERVER_LOG=FILE keeps what it says", words[0]);
         }
         listens.with_context(|| format!("{} does not listen", words[0]))?;
+        loading::await_loaded(&server.endpoint, LOADING_WAIT)?;
         Ok(server)
     }
 }

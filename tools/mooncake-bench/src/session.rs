@@ -11,10 +11,12 @@ mod inband;
 pub(crate) mod native;
 
 use crate::endpoint::Endpoint;
+use crate::loading;
 use crate::wire::Wire;
 use anyhow::Result;
 use redis_protocol::resp2::types::OwnedFrame;
 use std::fmt;
+use std::time::Duration;
 
 /// Takes what arrived: which of the keys asked for, and its bytes.
 pub(crate) type Sink<'a> = &'a mut dyn FnMut(usize, &[u8]);
@@ -100,6 +102,9 @@ pub(crate) struct Target {
     /// Process id of the server, to count its CPU time and memory.
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
+    /// Longest that a server is waited for that is still loading what it had.
+    #[arg(long, value_name = "SECONDS", default_value_t = loading::SECONDS_DEFAULT)]
+    pub(crate) loading_wait: u64,
 }
 
 impl Target {
@@ -115,6 +120,11 @@ impl Target {
         } else {
             Ok(Box::new(inband::Inband::connect(&self.at, len_max)?))
         }
+    }
+
+    /// Waits until the server has loaded.
+    pub(crate) fn await_loaded(&self) -> Result<()> {
+        loading::await_loaded(&self.at, Duration::from_secs(self.loading_wait))
     }
 
     /// Whether the server knows more ways than RESP. Asked once a connection: cheap beside making it.

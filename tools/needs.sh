@@ -43,5 +43,17 @@ need_rust() {
     links_c || die "cc does not link a C program"
 }
 
+# What a QEMU guest needs: the machine, what fills its first file system, and the programs that tests run inside.
+need_guest() {
+    local missing=() entry
+    for entry in qemu-system-x86_64=qemu-system-x86 busybox=busybox-static cpio=cpio xz=xz-utils rdma=iproute2 \
+        ibv_devinfo=ibverbs-utils ib_write_bw=perftest dmsetup=dmsetup mkfs.ext4=e2fsprogs; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%=*}" >/dev/null || missing+=("${entry#*=}")
+    done
+    [ -d /etc/libibverbs.d ] || missing+=(ibverbs-providers)
+    ldconfig -p 2>/dev/null | grep -q librdmacm || [ -e /usr/lib/x86_64-linux-gnu/librdmacm.so.1 ] || missing+=(librdmacm1)
+    [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+}
+
 # Whether anybody listens on a TCP port of this machine's loopback.
 port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

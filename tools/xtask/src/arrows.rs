@@ -19,7 +19,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         "mooncake-tests",
         &["mooncake-protocol", "mooncake-storage", "mooncake-transport", "mooncake-client", "mooncake-server"],
     ),
-    ("xtask", &["mooncake-protocol"]),
+    ("mooncake-guest", &["mooncake-protocol", "mooncake-client", "mooncake-tests"]),
+    ("xtask", &["mooncake-protocol", "mooncake-guest"]),
 ];
 
 /// Below a path of the tree, after a prefix of a path in code, only these may follow.

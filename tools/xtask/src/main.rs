@@ -1,10 +1,11 @@
-//! The chores of the tree: `cargo xtask check`, `deep`, `docs`.
+//! The chores of the tree: `cargo xtask check`, `deep`, `docs`, `guest`.
 //!
 //! `check` is what a reviewer would otherwise have to ask for; `deep` is what takes longer than a review.
 
 mod arrows;
 mod check;
 mod deep;
+mod guest;
 mod planned;
 mod prose;
 mod reference;
@@ -44,6 +45,8 @@ enum Chore {
     },
     /// Writes the generated parts of README.md and docs/protocol.md again
     Docs,
+    /// Tests that need a kernel of their own, in a QEMU guest with RDMA, NVMe and device mapper
+    Guest(guest::Options),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Chore::Check { quick } => check::run(quick),
         Chore::Deep { fuzz_s, seeds, only } => deep::run(fuzz_s, seeds, only.as_deref()),
         Chore::Docs => reference::write(),
+        Chore::Guest(options) => guest::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -396,19 +396,21 @@ fn of_a_key_found_twice_the_newest_counts() {
         place: place(page),
         pins: Pinned { endless: 1, until: Some(NOW + Millis(5)) },
     };
-    assert!(store.insert_recovered(NOW, &record(5, 1)));
-    assert!(!store.insert_recovered(NOW, &record(4, 2)));
-    assert!(store.insert_recovered(NOW, &record(6, 3)));
-    assert!(store.insert_recovered(NOW, &record(6, 3)), "it is there");
-    assert!(!store.insert_recovered(NOW, &record(6, 4)), "a copy of it");
+    assert!(store.insert_recovered(NOW, &record(5, 1), |_| false));
+    assert!(!store.insert_recovered(NOW, &record(4, 2), |_| false));
+    assert!(store.insert_recovered(NOW, &record(6, 3), |_| false));
+    assert!(store.insert_recovered(NOW, &record(6, 3), |_| false), "it is there");
+    assert!(!store.insert_recovered(NOW, &record(6, 4), |_| false), "a copy of it");
+    assert!(!store.insert_recovered(NOW, &record(6, 5), |other| other == place(3)), "what it was copied from");
     let dead = told.take().into_iter().filter(|event| matches!(event, Event::Dead(..))).collect::<Vec<_>>();
-    let expected = [(2, 4), (1, 5), (4, 6)].map(|(page, generation)| Event::Dead(place(page), Generation(generation)));
+    let expected =
+        [(2, 4), (1, 5), (4, 6), (3, 6)].map(|(page, generation)| Event::Dead(place(page), Generation(generation)));
     assert_eq!(dead, expected);
     let stat = store.stat(NOW, b"k").expect("the newest");
-    assert_eq!((stat.generation, stat.flash, stat.pins), (Generation(6), Some(place(3)), 2));
+    assert_eq!((stat.generation, stat.flash, stat.pins), (Generation(6), Some(place(5)), 2));
     store.audit();
     let expired = RecoveredRecord { key: b"l", expires: Some(NOW), ..record(7, 9) };
-    assert!(!store.insert_recovered(NOW, &expired));
+    assert!(!store.insert_recovered(NOW, &expired, |_| false));
     assert_eq!(store.len(), 1);
 }
 
@@ -432,7 +434,7 @@ fn an_object_on_flash_costs_forty_bytes_of_memory() {
             place,
             pins: Pinned::default(),
         };
-        assert!(store.insert_recovered(NOW, &record));
+        assert!(store.insert_recovered(NOW, &record, |_| false));
     }
     let bytes = store.usage().index_bytes / objects - 36;
     assert!(bytes <= 40, "{bytes} bytes an object");

@@ -193,7 +193,7 @@ fn run_on_flash(objects: u64, samples: u64) {
             place: FlashPlace { slot, page },
             pins: Pinned::default(),
         };
-        assert!(store.insert_recovered(now, &record), "each key once");
+        assert!(store.insert_recovered(now, &record, |_| false), "each key once");
     }
     let insert_ns = start.elapsed().as_nanos() as f64 / objects as f64;
     assert_eq!(store.len(), objects, "all are there");

@@ -39,7 +39,8 @@ pub(super) const SPECS: &[Spec] = &[
                 .doc("1.0.0", "O(N) in the number of tiers", "Lists the tiers, DRAM first, then each flash device.")
                 .answers(
                     "array of maps: `name`, `kind` (`dram` or `flash`), `state` (`online`; of a flash device also \
-                     `offline`, while it is fenced off, and `draining`), `capacity`, `used`, `free`, `objects`; of a \
+                     `offline`, while it is fenced off, `full`, while what is pinned leaves no room to write, and \
+                     `draining`), `capacity`, `used`, `free`, `objects`; of a \
                      flash device also `path`, `engine`, `segment-len`, `segments`, `segments-free`, `reads`, \
                      `read-bytes`, `writes`, `written-bytes`, `hits`, `errors`, `queue`, `budget-left` (bytes, -1 \
                      without a budget)",

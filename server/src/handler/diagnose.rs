@@ -126,7 +126,7 @@ fn available() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-const RULES: [fn(&Vitals) -> Option<Finding>; 17] = [
+const RULES: [fn(&Vitals) -> Option<Finding>; 18] = [
     missing_memory,
     prefault,
     watermark,
@@ -140,6 +140,7 @@ const RULES: [fn(&Vitals) -> Option<Finding>; 17] = [
     payloads,
     pages,
     devices_off,
+    devices_full,
     rot,
     slow_flash,
     dropped,
@@ -366,7 +367,7 @@ fn names(v: &Vitals, holds: impl Fn(&DeviceStatus) -> bool) -> String {
 fn devices_off(v: &Vitals) -> Option<Finding> {
     let (device, why) = v.devices.iter().find_map(|device| match &device.state {
         DeviceState::Off { why } => Some((device, why)),
-        DeviceState::On | DeviceState::Leaving => None,
+        DeviceState::On | DeviceState::Full | DeviceState::Leaving => None,
     })?;
     found(
         Severity::Critical,
@@ -378,6 +379,20 @@ fn devices_off(v: &Vitals) -> Option<Finding> {
         ),
         "Look at the device and the kernel's log. It is probed every few seconds and comes back by itself, or TIER DETACH \
          it with NODRAIN.",
+        false,
+    )
+}
+
+fn devices_full(v: &Vitals) -> Option<Finding> {
+    let full = names(v, |device| device.state == DeviceState::Full);
+    if full.is_empty() {
+        return None;
+    }
+    found(
+        Severity::Critical,
+        "tier-full",
+        format!("{full} takes nothing: pinned objects leave no room to reclaim segments."),
+        "UNPIN what need not be kept, or attach another device (TIER ATTACH).",
         false,
     )
 }
@@ -565,6 +580,7 @@ mod tests {
         check("descriptors", &|v| v.descriptors_max = Some(1024));
         check("writers", &|v| v.counters.crc_refused = 1);
         check("tier-off", &|v| v.devices[0].state = DeviceState::Off { why: "EIO".to_owned() });
+        check("tier-full", &|v| v.devices[0].state = DeviceState::Full);
         check("flash-rot", &|v| v.devices[0].mismatches = 1);
         check("flash-slow", &|v| v.flash_timeouts = 1);
         check("spill-behind", &|v| v.counters.dropped_dirty = 1);

@@ -20,6 +20,7 @@ pub(crate) fn state_word(state: &DeviceState) -> &'static str {
     match state {
         DeviceState::On => "online",
         DeviceState::Off { .. } => "offline",
+        DeviceState::Full => "full",
         DeviceState::Leaving => "draining",
     }
 }

@@ -103,6 +103,11 @@ impl Device {
         !self.leaving.load(Ordering::Relaxed) && self.figures.why_off().is_none()
     }
 
+    /// Whether spills can be given to it.
+    pub(crate) fn takes_spills(&self) -> bool {
+        self.is_on() && !self.figures.full.load(Ordering::Relaxed)
+    }
+
     /// Queues a read.
     pub(crate) fn read(&self, job: ReadJob) {
         let refused = self.queue(job, |inbox| &mut inbox.reads);

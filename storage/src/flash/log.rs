@@ -47,7 +47,7 @@ use budget::Budget;
 use flight::{Flight, Flights};
 use health::Health;
 use protocol::base::{ByteLen, Instant, Millis};
-use reclaim::Reclaim;
+use reclaim::{PutOff, Reclaim};
 use segment::{Segment, State};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -145,6 +145,7 @@ pub(crate) struct Log {
     write_bytes_in_flight: u64,
     syncs: Syncs,
     reclaim: Option<Reclaim>,
+    put_off: PutOff,
     /// Whether a segment may have to be reclaimed that did not before.
     reclaim_due: bool,
     /// Segments that are neither at rest nor ready: what each step looks at.
@@ -221,6 +222,7 @@ impl Log {
             write_bytes_in_flight: 0,
             syncs: Syncs::default(),
             reclaim: None,
+            put_off: PutOff::default(),
             reclaim_due: true,
             moving: Vec::new(),
             reinsert_credit,
@@ -319,7 +321,7 @@ impl Log {
         let probe = self.health.next_probe(self.now);
         // A segment waits for its readers, most of whom are served by other threads or other devices' rings.
         let drain = self.is_draining().then(|| Duration::from_millis(2));
-        [probe, drain].into_iter().flatten().min()
+        [probe, drain, self.next_reclaim()].into_iter().flatten().min()
     }
 
     /// Seals the open segments as soon as what is under way is done; from now on no spill is taken. If the device is let go,
@@ -384,6 +386,7 @@ impl Log {
         }
         figures.in_flight.store(self.flights.len() as u64, Relaxed);
         figures.budget_left.store(self.budget.left(), Relaxed);
+        figures.full.store(self.is_full(), Relaxed);
         figures.set_off(self.health.why_off());
     }
 }

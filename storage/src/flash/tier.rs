@@ -355,6 +355,7 @@ impl Device {
         let state = match figures.why_off() {
             _ if self.leaving.load(Ordering::Relaxed) => DeviceState::Leaving,
             Some(why) => DeviceState::Off { why },
+            None if figures.full.load(Ordering::Relaxed) => DeviceState::Full,
             None => DeviceState::On,
         };
         DeviceStatus {

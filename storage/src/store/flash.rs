@@ -106,12 +106,21 @@ pub struct FlashRead {
 impl Drop for FlashRead {
     fn drop(&mut self) {
         let before = self.readers.0[usize::from(self.place.slot)].fetch_sub(1, Ordering::Release);
-        assert!(before > 0, "readers of slot {} are counted", self.place.slot);
+        assert!(before & !CLOSING > 0, "readers of slot {} are counted", self.place.slot);
     }
 }
 
-/// Reads in flight of each slot.
+/// Reads in flight of each slot, and in the highest bit whether the slot is about to be dropped.
 pub(crate) struct Readers(Box<[AtomicU32]>);
+
+/// Of a slot's word in [`Readers`].
+const CLOSING: u32 = 1 << 31;
+
+impl Readers {
+    pub(crate) fn is_closing(&self, slot: u16) -> bool {
+        self.0[usize::from(slot)].load(Ordering::Relaxed) & CLOSING != 0
+    }
+}
 
 impl std::fmt::Debug for Readers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -138,7 +147,7 @@ pub(crate) struct Shared {
     short: AtomicU64,
     /// Until then dirty objects are dropped.
     hasty_until: AtomicU64,
-    readers: Arc<Readers>,
+    pub(crate) readers: Arc<Readers>,
     room: tokio::sync::Notify,
     pub(crate) graveyard: Arc<dyn Graveyard>,
 }
@@ -243,7 +252,7 @@ impl Store {
 
     /// Reads in flight of a slot's records. None can begin once the slot was dropped.
     pub fn slot_readers(&self, slot: u16) -> u32 {
-        self.0.flash().readers.0[usize::from(slot)].load(Ordering::Acquire)
+        self.0.flash().readers.0[usize::from(slot)].load(Ordering::Acquire) & !CLOSING
     }
 
     /// The object of a key, if it lies on flash and not in DRAM, to be promoted: what `LEASE` found nothing of. Counts as a

@@ -162,7 +162,10 @@ impl Store {
     /// [`StoreError::Quota`] when pins hold as much as they may, [`StoreError::TooManyUsers`] when the object has more pins
     /// than are counted.
     pub fn pin(&self, now: Instant, key: &[u8], until: Option<Instant>) -> Result<Option<u64>, StoreError> {
-        self.at(now, key, |shard, at, space| shard.pin(shard.handle_of_pins(at), until, space)).transpose()
+        let pinned = self.at(now, key, |shard, at, space| {
+            (!shard.is_going(at)).then(|| shard.pin(shard.handle_of_pins(at), until, space))
+        });
+        pinned.flatten().transpose()
     }
 
     /// One pin less. Returns the pins left, `None` if there is no such object.

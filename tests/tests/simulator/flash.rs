@@ -533,7 +533,7 @@ impl World {
                 place: *place,
                 pins: flash.grave.pins_of(key, generation),
             };
-            store.insert_recovered(self.now, &recovered);
+            store.insert_recovered(self.now, &recovered, |_| false);
             store.audit();
         }
         for (_, record) in &survivors {

@@ -55,8 +55,20 @@ impl Log {
         }
     }
 
+    /// What is pinned leaves no room: objects stay dirty, and go to another device or wait for one.
+    fn refuse_for_want_of_room(&mut self) {
+        for job in self.spills.drain(..) {
+            if let Some(ticket) = job.ticket {
+                ticket(Err(FlashError::NoRoom { len: job.spill.length }));
+            }
+        }
+    }
+
     pub(super) fn start_spills(&mut self, engine: &mut dyn Engine) {
         if self.keeps_room() {
+            if self.is_full() {
+                self.refuse_for_want_of_room();
+            }
             return;
         }
         while self.writes_in_flight < WRITES_MAX

@@ -5,8 +5,12 @@
 //!   always are.
 //! - A copy counts only when it is durable; until then the record it was made from does. Then the rest is dropped from the
 //!   index, and the segment waits for its last reader.
-//! - The last room is for copies: spills wait until they are written. Should there be none all the same, they are given up, and do
-//!   not wait for what only this reclaim could bring.
+//! - What is pinned is never dropped: what was pinned while others were copied is copied too, and what finds no room puts the
+//!   reclaim off. The segment stays as it is, and another one's turn comes. So does one that would gain too little: writing
+//!   what is pinned again and again wears the device and makes no room.
+//! - The last segment is for copies: spills wait until they are written, and leave it alone while anything is put off. Should there be none all the same, copies of what is not
+//!   pinned are given up, and do not wait for what only this reclaim could bring.
+//! - A suspect segment's records are all copied that verify and find room.
 
 use super::Log;
 use super::append::row_of;
@@ -17,19 +21,27 @@ use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend, lend_mut};
 use crate::flash::engine::{Engine, Op};
 use crate::flash::format::{CHUNK_LEN, Head, PAGE_LEN, Record, RecordLayout, RecordView, Row, Table};
-use crate::store::flash::{Reinsertion, SlotRecord};
-use protocol::base::{Crc, RawSpan, StableMemory, copy_and_crc, copy_into};
+use crate::store::flash::{Current, Reinsertion, SlotRecord};
+use protocol::base::{Crc, Instant, Millis, RawSpan, StableMemory, copy_and_crc, copy_into};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// Reads of one segment that were wrong, at which it is quarantined.
 pub(super) const MISMATCHES_MAX: u32 = 3;
 /// Segments' worth of records that may be written again at once, if few were for long.
 const CREDIT_SEGMENTS_MAX: u64 = 2;
+/// At least what a record adds to its segment's footer beside its key.
+const IN_FOOTER_LEN_MAX: usize = 128;
 /// Records being copied at once.
 const COPIES_MAX: usize = 4;
+/// Share of a segment, in percent, that may be pinned for a reclaim to be worth it.
+const PINNED_PERCENT_MAX: u64 = 75;
+/// How soon a reclaim that was put off is tried again; twice as late each time, up to the second.
+const RETRY_MIN: Millis = Millis(1_000);
+const RETRY_MAX: Millis = Millis(60_000);
 /// Devices with fewer segments keep one free ahead of need, larger ones two.
 const SEGMENTS_MANY: usize = 64;
 
@@ -63,6 +75,21 @@ struct Copying {
 struct Keep {
     row: Row,
     key: Box<[u8]>,
+    /// Whether it must be.
+    pinned: bool,
+}
+
+/// Segments whose pinned records find no room at present.
+#[derive(Default)]
+pub(super) struct PutOff {
+    segments: Vec<u32>,
+    /// When they are tried again.
+    until: Option<Instant>,
+    wait: Millis,
+    /// When they were tried again last.
+    tried: Option<Instant>,
+    /// No segment can be reclaimed, and nothing is left to write to.
+    full: bool,
 }
 
 /// A record being copied.
@@ -92,6 +119,11 @@ impl Reclaim {
     pub(super) fn is_copying(&self) -> bool {
         matches!(&self.stage, Stage::Copying(copying) if !copying.todo.is_empty() || !copying.read.is_empty())
     }
+
+    /// Whether it goes on only when the log is stepped.
+    fn is_waiting(&self) -> bool {
+        matches!(&self.stage, Stage::Copying(copying) if copying.under_way == 0)
+    }
 }
 
 impl Copy {
@@ -109,13 +141,64 @@ impl Log {
 
     pub(super) fn step_reclaim(&mut self, engine: &mut dyn Engine) {
         self.free_drained();
-        if self.reclaim.is_none()
-            && std::mem::take(&mut self.reclaim_due)
-            && let Some(segment) = self.next_to_reclaim()
-        {
-            self.begin_reclaim(engine, segment);
+        self.retry_put_off();
+        if self.reclaim.is_none() && std::mem::take(&mut self.reclaim_due) {
+            match self.next_to_reclaim() {
+                Some(segment) => self.begin_reclaim(engine, segment),
+                None => self.put_off.full = self.is_stuck(),
+            }
         }
         self.step_copies(engine);
+    }
+
+    /// Whether all that the device holds is pinned, or as good as.
+    pub(super) fn is_full(&self) -> bool {
+        self.put_off.full
+    }
+
+    /// Whether nothing that could be written to will come by itself.
+    fn is_stuck(&self) -> bool {
+        let coming = |state: &State| matches!(state, State::Free | State::Draining);
+        !self.put_off.segments.is_empty() && !self.segments.iter().any(|segment| coming(&segment.state))
+    }
+
+    /// When a reclaim goes on although nothing happens.
+    pub(super) fn next_reclaim(&self) -> Option<Duration> {
+        if !self.health.is_on() {
+            return None;
+        }
+        let waits = self.reclaim.as_ref().map_or(self.reclaim_due, Reclaim::is_waiting);
+        let retry = self.put_off.until.map(|until| until.since(self.now).max(Duration::from_millis(1)));
+        waits.then_some(Duration::from_millis(1)).or(retry)
+    }
+
+    /// What must not be lost finds no room: the segment stays as it is.
+    fn put_off(&mut self) {
+        let Some(Reclaim { segment, .. }) = self.reclaim else { return };
+        self.abandon_reclaim();
+        self.put_off.segments.push(segment);
+        if self.put_off.until.is_none() {
+            let wait = self.put_off.wait.0.clamp(RETRY_MIN.0, RETRY_MAX.0);
+            // Tried again and in vain: a little later the next time.
+            let in_vain = self.put_off.tried.is_some_and(|at| self.now < at + Millis(wait));
+            let wait = if in_vain { Millis((wait * 2).min(RETRY_MAX.0)) } else { RETRY_MIN };
+            self.put_off.until = Some(self.now + wait);
+            self.put_off.wait = wait;
+            tracing::warn!(
+                device = %self.config.device,
+                "what is pinned leaves no room to reclaim segments: they stay as they are for now"
+            );
+        }
+    }
+
+    fn retry_put_off(&mut self) {
+        let Some(until) = self.put_off.until else { return };
+        if until <= self.now {
+            self.put_off.segments.clear();
+            self.put_off.until = None;
+            self.put_off.tried = Some(self.now);
+            self.reclaim_due = true;
+        }
     }
 
     fn free_drained(&mut self) {
@@ -142,6 +225,8 @@ impl Log {
             State::Sealed(sealed) => Some((at, segment, sealed.order)),
             _ => None,
         });
+        let put_off = &self.put_off.segments;
+        let sealed = sealed.filter(|(at, ..)| !put_off.iter().any(|&segment| segment as usize == *at));
         let suspect = sealed.clone().find(|(_, segment, _)| segment.mismatches >= MISMATCHES_MAX).map(|(at, ..)| at);
         let free =
             self.segments.iter().filter(|segment| matches!(segment.state, State::Free | State::Draining)).count();
@@ -217,22 +302,43 @@ impl Log {
         let mut allowance = self.reinsert_credit;
         let mut todo = VecDeque::new();
         for pinned in [true, false] {
-            for found in current.iter().filter(|found| found.pinned == pinned && !suspect) {
+            for found in current.iter().filter(|found| found.pinned == pinned) {
                 let (row, key) = rows[found.index];
                 let bytes = u64::from(row.layout().pages()) * PAGE;
                 let kept = match self.leaving {
                     Some(drain) => drain,
-                    None => pinned || (found.hot && bytes <= allowance),
+                    None => pinned || suspect || (found.hot && bytes <= allowance),
                 };
                 if kept {
                     allowance = allowance.saturating_sub(bytes);
-                    todo.push_back(Keep { row, key: key.into() });
+                    todo.push_back(Keep { row, key: key.into(), pinned });
                 }
             }
+        }
+        if self.leaving.is_none() && !self.is_worth_it(suspect, todo.iter().filter(|keep| keep.pinned)) {
+            self.put_off();
+            return;
         }
         self.reinsert_credit = allowance;
         let copying = Copying { table, todo, read: VecDeque::new(), under_way: 0, copied: Vec::new() };
         self.reclaim.as_mut().expect("a reclaim is under way").stage = Stage::Copying(copying);
+    }
+
+    /// Whether what must be copied of a segment finds room, and leaves more than it takes.
+    fn is_worth_it<'a>(&self, suspect: bool, keeps: impl Iterator<Item = &'a Keep>) -> bool {
+        let (mut pages, mut in_footer) = (0, 0);
+        for keep in keeps {
+            pages += keep.row.layout().pages();
+            in_footer += keep.key.len() + IN_FOOTER_LEN_MAX;
+        }
+        let segment_pages = self.config.geometry.pages();
+        if u64::from(pages) * 100 > u64::from(segment_pages) * PINNED_PERCENT_MAX && !suspect {
+            return false;
+        }
+        let mut heads = self.heads.iter().flatten().map(|&head| &self.segments[head as usize].state);
+        pages == 0
+            || !self.no_room_ahead()
+            || heads.any(|state| matches!(state, State::Open(open) if open.fits(pages, in_footer, segment_pages)))
     }
 
     /// So many bytes were spilled: hot records may be written again in their proportion. Segments differ in how many they have,
@@ -255,7 +361,7 @@ impl Log {
             let done = copying.todo.is_empty() && copying.read.is_empty() && copying.under_way == 0;
             if done {
                 self.copies_written();
-                return;
+                continue;
             }
             if let Some(copy) = copying.read.pop_front() {
                 if let Some(copy) = self.write_copy(engine, copy) {
@@ -264,7 +370,7 @@ impl Log {
                         copying.read.push_front(copy);
                     }
                     if self.no_room_ahead() {
-                        self.give_up_copies();
+                        self.spare_room();
                         continue;
                     }
                     return;
@@ -278,7 +384,7 @@ impl Log {
             copying.under_way += 1;
             let layout = keep.row.layout();
             let Ok(memory) = PlainMemory::new(layout.pages() as usize * PAGE_LEN) else {
-                self.give_up_copies();
+                self.put_off();
                 return;
             };
             let offset = self.offset(from, keep.row.page);
@@ -300,7 +406,7 @@ impl Log {
 
     /// Whether what is left of room is for the copies of a reclaim.
     pub(super) fn keeps_room(&self) -> bool {
-        self.reclaim.as_ref().is_some_and(Reclaim::needs_room)
+        (self.is_full() || !self.put_off.segments.is_empty() || self.reclaim.as_ref().is_some_and(Reclaim::needs_room))
             && !self.segments.iter().any(|segment| matches!(segment.state, State::Free))
     }
 
@@ -311,11 +417,17 @@ impl Log {
         !coming
     }
 
-    fn give_up_copies(&mut self) {
-        if let Some((_, _, copying)) = self.copying() {
-            copying.under_way -= copying.read.len();
-            copying.read.clear();
-            copying.todo.clear();
+    /// There is no room for all copies: only what must be kept is, and if that has none either, all of it stays where it is.
+    fn spare_room(&mut self) {
+        let Some((_, _, copying)) = self.copying() else { return };
+        let before = copying.read.len() + copying.todo.len();
+        let read = copying.read.len();
+        copying.read.retain(|copy| copy.keep.pinned);
+        copying.under_way -= read - copying.read.len();
+        copying.todo.retain(|keep| keep.pinned);
+        let left = copying.read.len() + copying.todo.len();
+        if left == before {
+            self.put_off();
         }
     }
 
@@ -407,7 +519,7 @@ impl Log {
         let Some(Reclaim { segment, number, stage: Stage::Copying(copying) }) = self.reclaim.take() else { return };
         let Copying { table, copied, .. } = copying;
         if copied.is_empty() {
-            self.drop_reclaimed(segment, &table);
+            self.end_reclaim(segment, number, table);
             return;
         }
         self.reclaim = Some(Reclaim { segment, number, stage: Stage::Syncing { table, copied } });
@@ -416,20 +528,43 @@ impl Log {
 
     pub(super) fn copies_synced(&mut self, segment: u32) {
         match self.reclaim.take() {
-            Some(Reclaim { segment: at, stage: Stage::Syncing { table, copied }, .. }) if at == segment => {
+            Some(Reclaim { segment: at, number, stage: Stage::Syncing { table, copied } }) if at == segment => {
                 for reinsertion in copied {
                     reinsertion.done();
                 }
-                self.drop_reclaimed(segment, &table);
+                self.end_reclaim(segment, number, table);
             }
             other => self.reclaim = other,
         }
+    }
+
+    /// Drops what is left, unless some of it was pinned meanwhile or a pinned record's copy failed.
+    fn end_reclaim(&mut self, segment: u32, number: u64, table: Table) {
+        let slot = self.slot(segment);
+        self.store.close_slot(slot);
+        let mut left = self.store.survey_slot(self.now, slot, records_of(&table));
+        left.retain(|found| found.pinned && self.leaving.is_none());
+        if left.is_empty() {
+            self.drop_reclaimed(segment, &table);
+            self.store.open_slot(slot);
+            return;
+        }
+        self.store.open_slot(slot);
+        let rows: Vec<(Row, &[u8])> = table.iter().collect();
+        let keep = |found: &Current| {
+            let (row, key) = rows[found.index];
+            Keep { row, key: key.into(), pinned: true }
+        };
+        let todo = left.iter().map(keep).collect();
+        let copying = Copying { table, todo, read: VecDeque::new(), under_way: 0, copied: Vec::new() };
+        self.reclaim = Some(Reclaim { segment, number, stage: Stage::Copying(copying) });
     }
 
     fn drop_reclaimed(&mut self, segment: u32, table: &Table) {
         let dropped = self.store.drop_slot(self.slot(segment), records_of(table));
         self.figures.dropped.fetch_add(dropped, Relaxed);
         self.figures.reclaimed.fetch_add(1, Relaxed);
+        self.put_off.full = false;
         self.segments[segment as usize].state = State::Draining;
         self.moving.push(segment);
         self.reclaim_due = true;

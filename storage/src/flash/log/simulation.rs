@@ -48,6 +48,8 @@ struct Told {
     versions: HashMap<Generation, u64>,
     /// The present one; `None` if it was removed.
     now: Option<Generation>,
+    /// It was pinned, and must be there as long as the process.
+    pinned: bool,
 }
 
 /// Reads answered: what was asked, what came.
@@ -120,6 +122,10 @@ impl World {
         } else {
             (random.random_range(4..14u64), 60)
         };
+        Self::of(random, seed, faults, strict, segments, keys)
+    }
+
+    fn of(random: StdRng, seed: u64, faults: Faults, strict: bool, segments: u64, keys: u32) -> Self {
         let disk = SimDisk::new(seed ^ 1, (1 << 20) + segments * SEGMENT);
         let dir = std::env::temp_dir().join(format!("mooncake-log-{}-{seed:x}", std::process::id()));
         let mut world = Self {
@@ -253,6 +259,46 @@ impl World {
             let told = self.told.entry(key).or_default();
             told.versions.insert(generation, self.version);
             told.now = Some(generation);
+            told.pinned = false;
+        }
+    }
+
+    /// Pins an object, or takes the pin back.
+    fn pin(&mut self, wanted: bool) {
+        let key = self.key();
+        self.pin_key(key, wanted);
+    }
+
+    fn pin_key(&mut self, key: Vec<u8>, wanted: bool) {
+        let now = self.clock.now();
+        let boot = self.boot.as_ref().expect("a process runs");
+        let Some(told) = self.told.get_mut(&key) else { return };
+        if wanted && !told.pinned {
+            told.pinned = matches!(boot.store.pin(now, &key, None), Ok(Some(_)));
+        } else if !wanted && told.pinned {
+            told.pinned = false;
+            assert_eq!(boot.store.unpin(now, &key), Some(0), "seed {:#x}: it was pinned once", self.seed);
+        }
+    }
+
+    fn unpin_all(&mut self) {
+        let now = self.clock.now();
+        let boot = self.boot.as_ref().expect("a process runs");
+        for (key, told) in &mut self.told {
+            if std::mem::take(&mut told.pinned) {
+                boot.store.unpin(now, key);
+            }
+        }
+    }
+
+    /// What is pinned is there, whatever was reclaimed.
+    fn check_pins(&self) {
+        let now = self.clock.now();
+        let boot = self.boot.as_ref().expect("a process runs");
+        for (key, told) in self.told.iter().filter(|(_, told)| told.pinned) {
+            let found = boot.store.stat(now, key).map(|stat| stat.generation);
+            let name = String::from_utf8_lossy(key);
+            assert_eq!(found, told.now, "seed {:#x}: {name} was pinned", self.seed);
         }
     }
 
@@ -262,6 +308,7 @@ impl World {
         boot.store.remove(self.clock.now(), &key);
         if let Some(told) = self.told.get_mut(&key) {
             told.now = None;
+            told.pinned = false;
         }
     }
 
@@ -319,6 +366,9 @@ impl World {
 
     /// Whatever was read is what somebody wrote under that key and generation.
     fn check_answers(&mut self) {
+        if self.strict {
+            self.check_pins();
+        }
         let boot = self.boot.as_ref().expect("a process runs");
         for (key, generation, bytes) in boot.answers.lock().drain(..) {
             let Some(bytes) = bytes else {
@@ -348,8 +398,13 @@ impl World {
 
     /// The process ends in some way, and another begins.
     fn restart(&mut self) {
-        let now = self.clock.now();
         let ending = self.random.random_range(0..3);
+        self.restart_after(ending);
+    }
+
+    /// `ending`: 0 a clean one, 1 a kill, 2 a power cut.
+    fn restart_after(&mut self, ending: u32) {
+        let now = self.clock.now();
         if ending == 0 {
             let boot = self.boot.as_mut().expect("a process runs");
             boot.log.close(None);
@@ -364,12 +419,13 @@ impl World {
         let kept: Vec<(Vec<u8>, Generation)> = self
             .told
             .iter()
-            .filter_map(|(key, told)| Some((key.clone(), told.now?)))
-            .filter(|(key, generation)| {
+            .filter_map(|(key, told)| Some((key.clone(), told.now?, told.pinned)))
+            .filter(|(key, generation, pinned)| {
                 // What was reclaimed meanwhile lies in DRAM at most.
-                self.durable.lock().contains(generation)
+                (self.durable.lock().contains(generation) || (*pinned && ending != 2))
                     && matches!(boot.store.spill_of(now, key, *generation), SpillOf::OnFlash(_))
             })
+            .map(|(key, generation, _)| (key, generation))
             .collect();
         self.counts.durable += kept.len() as u64;
         self.counts.reclaimed += boot.figures.reclaimed.load(Ordering::Relaxed);
@@ -391,6 +447,12 @@ impl World {
         drop(store);
         let _ = std::fs::remove_dir_all(before);
         self.start();
+        // Pins of what lay in DRAM alone are gone with it.
+        let boot = self.boot.as_ref().expect("a process runs");
+        for (key, told) in &mut self.told {
+            let stat = boot.store.stat(now, key);
+            told.pinned = stat.is_some_and(|stat| stat.pins > 0 && Some(stat.generation) == told.now);
+        }
         if self.strict {
             let boot = self.boot.as_ref().expect("a process runs");
             for (key, generation) in kept {
@@ -410,14 +472,19 @@ impl World {
                 280..480 => self.spill(),
                 480..700 => self.read(),
                 700..740 => self.make_durable(),
-                740..997 => {
+                740..990 => {
                     let rounds = self.random.random_range(1..8);
                     self.pump(rounds);
+                }
+                990..997 => {
+                    let wanted = self.random.random_bool(0.6);
+                    self.pin(wanted);
                 }
                 _ => self.restart(),
             }
         }
         if self.strict {
+            self.unpin_all();
             self.check_progress();
         }
         self.restart();
@@ -581,4 +648,61 @@ fn a_failed_sync_is_told_and_what_it_should_have_kept_is_dirty_again() {
         "it lies in DRAM alone, dirty"
     );
     let _ = std::fs::remove_dir_all(&world.dir);
+}
+
+/// Every segment holds something pinned, and nothing is free: the reclaim that was begun all the same gave up its copies once,
+/// and before that it waited for room for ever.
+#[test]
+fn a_reclaim_whose_pinned_records_find_no_room_is_put_off() {
+    for seed in 0x9100..0x9104 {
+        let mut world = World::of(StdRng::seed_from_u64(seed), seed, Faults::default(), true, 4, 4_000);
+        let full = |world: &World| world.boot.as_ref().expect("a process runs").figures.full.load(Ordering::Relaxed);
+        for _ in 0..6_000 {
+            world.set();
+            world.spill();
+            world.pump(4);
+            let (now, boot) = (world.clock.now(), world.boot.as_ref().expect("a process runs"));
+            // What is pinned in DRAM stays there.
+            let on_flash = |key: &Vec<u8>| boot.store.stat(now, key).is_some_and(|stat| stat.dram.is_none());
+            let found: Vec<Vec<u8>> = world
+                .told
+                .iter()
+                .filter(|(key, told)| !told.pinned && on_flash(key))
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in found {
+                world.pin_key(key, true);
+            }
+            if full(&world) {
+                break;
+            }
+        }
+        assert!(full(&world), "seed {seed:#x}: pins never filled the device");
+        // Who wants to write is told, now and after a kill. What was open then is closed, and may give some room.
+        for (turn, ending) in [1, 1, 0].into_iter().enumerate() {
+            let told = Arc::new(Mutex::new(None));
+            let (now, tell) = (world.clock.now(), Arc::clone(&told));
+            let boot = world.boot.as_mut().expect("a process runs");
+            let bytes = payload(b"durable", 1, 300_000);
+            boot.store.hurry(now);
+            let generation = boot.store.set(now, b"durable", &bytes, &boot.account, &Terms::default()).expect("room");
+            let SpillOf::Spill(spill) = boot.store.spill_of(now, b"durable", generation) else { panic!("it is dirty") };
+            let ticket: super::Ticket = Box::new(move |result| *tell.lock() = Some(result.is_ok()));
+            boot.log.spill(SpillJob { spill, ticket: Some(ticket), charge: None });
+            for _ in 0..500 {
+                world.pump(1);
+            }
+            let answer = *told.lock();
+            assert!(answer.is_some_and(|durable| turn > 0 || !durable), "seed {seed:#x}: {answer:?}");
+            let boot = world.boot.as_mut().expect("a process runs");
+            boot.store.remove(world.clock.now(), b"durable");
+            world.check_pins();
+            world.restart_after(ending);
+            world.check_pins();
+        }
+        world.unpin_all();
+        world.clock.0.fetch_add(60_000, Ordering::Relaxed);
+        world.check_progress();
+        let _ = std::fs::remove_dir_all(&world.dir);
+    }
 }

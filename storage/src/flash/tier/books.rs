@@ -84,6 +84,11 @@ impl Books {
         }
     }
 
+    /// The life that a slot is in.
+    pub(super) fn life_of(&self, slot: u16) -> u64 {
+        self.lives[usize::from(slot)].load(Ordering::Relaxed)
+    }
+
     fn segment_of(&self, slot: u16) -> Option<(u16, u16)> {
         let (range, segment) = self.range_of(slot)?;
         Some((range.device, segment))

@@ -294,7 +294,9 @@ impl Visitor<'_> {
                 place: FlashPlace { slot, page: row.page },
                 pins,
             };
-            if opening.store.insert_recovered(self.now, &record) {
+            // A copy gives way, so that a segment that was begun for copies alone is free again.
+            let is_older = |other: FlashPlace| life < opening.books.life_of(other.slot);
+            if opening.store.insert_recovered(self.now, &record, is_older) {
                 opening.progress.records.fetch_add(1, Relaxed);
                 opening.progress.bytes.fetch_add(u64::from(row.length), Relaxed);
             }

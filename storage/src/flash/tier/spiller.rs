@@ -60,7 +60,7 @@ impl Inner {
     /// The device that should take a record: the one least written to for its size.
     pub(super) fn device_for(&self, length: u64) -> Option<Arc<Device>> {
         let devices = self.devices.read();
-        let able = devices.iter().filter(|device| device.is_on() && length <= device.segment_len / 2);
+        let able = devices.iter().filter(|device| device.takes_spills() && length <= device.segment_len / 2);
         able.min_by_key(|device| {
             let written = device.figures.written.load(std::sync::atomic::Ordering::Relaxed);
             u128::from(written) * (1 << 32) / u128::from(device.size().max(1))
@@ -70,7 +70,7 @@ impl Inner {
 
     /// Tells the store whether anything can be written.
     pub(super) fn tell_spilling(&self) {
-        let on = self.devices.read().iter().any(|device| device.is_on());
+        let on = self.devices.read().iter().any(|device| device.takes_spills());
         self.store.set_spilling(on);
     }
 
@@ -116,7 +116,7 @@ impl Inner {
             let state = self.spills.state.lock();
             self.config.spill_bytes_in_flight.get().saturating_sub(state.in_flight)
         };
-        if room == 0 || !self.devices.read().iter().any(|device| device.is_on()) {
+        if room == 0 || !self.devices.read().iter().any(|device| device.takes_spills()) {
             return 0;
         }
         let mut spills: Vec<Spill> = Vec::new();

@@ -3,7 +3,7 @@
 use parking_lot::Mutex;
 use protocol::base::ByteLen;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// What a device does at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum DeviceState {
         /// What happened.
         why: String,
     },
+    /// Serves what it holds and takes nothing: all of it is pinned, or as good as.
+    Full,
     /// Is being emptied or let go.
     Leaving,
 }
@@ -152,6 +154,8 @@ pub(crate) struct Figures {
     pub(crate) condemned: AtomicU64,
     pub(crate) budget_left: AtomicU64,
     pub(crate) in_flight: AtomicU64,
+    /// Whether nothing can be given up for what would be written.
+    pub(crate) full: AtomicBool,
     /// Why the device is off, if it is.
     off: Mutex<Option<String>>,
 }

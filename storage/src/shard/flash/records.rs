@@ -49,6 +49,14 @@ impl Shard {
         (self.flash.entries[index].place == place).then_some(index)
     }
 
+    /// Whether all that is left of an object is in a slot that is about to be dropped.
+    pub(crate) fn is_going(&self, at: At) -> bool {
+        match at {
+            At::Dram(_) => false,
+            At::Flash(index) => self.flash.shared().readers.is_closing(self.flash.entries[index].place.slot),
+        }
+    }
+
     /// Whether a record is worth keeping, and whether it is pinned.
     pub(crate) fn heat_of(&self, index: u32) -> (bool, bool) {
         let entry = &self.flash.entries[index];
@@ -154,6 +162,7 @@ impl Shard {
         now: Instant,
         key: HashedKey<'_>,
         record: &RecoveredRecord<'_>,
+        is_older: impl FnOnce(FlashPlace) -> bool,
         space: &Space,
     ) -> bool {
         let RecoveredRecord { generation, length, crc, expires, place, pins, .. } = *record;
@@ -167,14 +176,20 @@ impl Shard {
                     At::Flash(index) => Some(index),
                     At::Dram(index) => self.entries[index].has(dram::CLEAN).then(|| self.twin_on_flash(index)),
                 };
-                let same = known.is_some_and(|index| {
-                    let entry = &self.flash.entries[index];
-                    (entry.generation(), entry.place) == (generation, place)
-                });
-                if !same {
+                let Some(index) = known.filter(|&index| self.flash.entries[index].generation() == generation) else {
                     self.flash.bury(place, generation);
+                    return false;
+                };
+                let other = self.flash.entries[index].place;
+                if other == place {
+                    return true;
                 }
-                return same;
+                let older = is_older(other);
+                if older {
+                    self.flash.entries[index].place = place;
+                }
+                self.flash.bury(if older { other } else { place }, generation);
+                return false;
             }
             Some(at) => self.unlink_at(at, space),
             None => {}

@@ -4,8 +4,9 @@
 //! latter is copied under a [`Reinsertion`]; then [`Store::drop_slot`] forgets the rest, and once
 //! [`Store::slot_readers`] is zero the slot may be overwritten.
 
-use super::{FlashPlace, Pinned, Store};
+use super::{CLOSING, FlashPlace, Pinned, Store};
 use crate::shard::flash::Fate;
+use crate::sync::Ordering;
 use protocol::base::{Crc, Generation, Instant};
 
 /// One line of a slot's table of records, as its keeper knows it.
@@ -133,6 +134,18 @@ impl Store {
         Some(Reinsertion { expires, store, shard: shard_index, index, generation, to, settled: false })
     }
 
+    /// A slot is about to be dropped: a pin of what lies in it alone finds nothing from now on, as if it were dropped already.
+    /// Survey it again then, since it may have been pinned meanwhile.
+    pub fn close_slot(&self, slot: u16) {
+        // Pins hold the lock of their shard, which the survey takes later.
+        self.0.flash().readers.0[usize::from(slot)].fetch_or(CLOSING, Ordering::Relaxed);
+    }
+
+    /// A slot that was closed is not dropped after all, or was dropped and is used anew.
+    pub fn open_slot(&self, slot: u16) {
+        self.0.flash().readers.0[usize::from(slot)].fetch_and(!CLOSING, Ordering::Relaxed);
+    }
+
     /// A slot is reclaimed or lost: retires it in the graveyard, then forgets its records. Objects that are in DRAM too are
     /// dirty again; the others are gone. Returns how many records still counted.
     pub fn drop_slot<'a>(&self, slot: u16, records: impl IntoIterator<Item = SlotRecord<'a>>) -> u64 {
@@ -159,10 +172,16 @@ impl Store {
         })
     }
 
-    /// Indexes a record found on flash. Of one key the highest generation counts, wherever it lies; the others are buried.
-    /// `false` if the store has a newer one, or it has expired.
-    pub fn insert_recovered(&self, now: Instant, record: &RecoveredRecord<'_>) -> bool {
+    /// Indexes a record found on flash. Of one key the highest generation counts, wherever it lies; the others are buried. Of
+    /// two records of one generation, that was being copied when the process ended, it is the one that `is_older` than that
+    /// at the other place. `false` if the store has a newer one, or it has expired.
+    pub fn insert_recovered(
+        &self,
+        now: Instant,
+        record: &RecoveredRecord<'_>,
+        is_older: impl FnOnce(FlashPlace) -> bool,
+    ) -> bool {
         let hashed = self.hash(record.key);
-        self.0.with(self.0.shard_of(hashed.hash), |shard, space| shard.recover(now, hashed, record, space))
+        self.0.with(self.0.shard_of(hashed.hash), |shard, space| shard.recover(now, hashed, record, is_older, space))
     }
 }

@@ -7,7 +7,7 @@ use crate::scan::{Unexpected, Walk};
 use crate::session::{Bulk, Session};
 use crate::verified::{Promise, Proof, Verified};
 use crate::{Client, ClientError, clock};
-use protocol::base::{Crc, Generation, Instant, LeaseId, Millis, RawSpan, Via, copy_from};
+use protocol::base::{Crc, Generation, Instant, LeaseId, Lent, Millis, RawSpan, Via, copy_from};
 use protocol::command as wire;
 use protocol::command::ViaChoice;
 use std::sync::Arc;
@@ -166,7 +166,7 @@ impl Client {
         let until = self.call(Repeat::Never, |session, deadline| {
             check_session(number, session)?;
             let asked = clock::now();
-            let request = wire::Renew { lease: id, span };
+            let request = wire::Renew { lent: Lent::Lease(id), span };
             let granted = session.exchange(|out| request.encode(out), deadline, |walk| walk.unsigned())?;
             Ok(Promise::end(asked, Millis(granted)))
         })?;

@@ -10,7 +10,7 @@ use crate::session::{Bulk, Session};
 use crate::verified::Promise;
 use crate::{Client, ClientError, clock};
 use bytes::BytesMut;
-use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, Millis, copy_into};
+use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, Lent, Millis, copy_into};
 use protocol::command as wire;
 use protocol::command::{ShmSource, ViaChoice};
 use std::time::Duration;
@@ -241,6 +241,22 @@ impl Client {
             pool.write(grant.id, offset, bytes, deadline.at)
                 .map_err(|error| ClientError::bulk(session.control.address(), deadline.span, error))
         })
+    }
+
+    /// Moves a grant's end to `span` from now, but not beyond a minute from its reservation: see [`Grant::is_over`].
+    ///
+    /// # Errors
+    /// [`ClientError::Stale`] if the connection was lost since, `NOGRANT` past the deadline, `TOOBIG` for a span that no
+    /// grant has.
+    pub fn renew_grant(&mut self, grant: &mut Grant, span: Duration) -> Result<(), ClientError> {
+        let (number, request) = (grant.session, wire::Renew { lent: Lent::Grant(grant.id), span: millis(span) });
+        grant.until = self.call(Repeat::Never, |session, deadline| {
+            check_session(number, session)?;
+            let asked = clock::now();
+            let left = session.exchange(|out| request.encode(out), deadline, |walk| walk.unsigned())?;
+            Ok(Promise::end(asked, Millis(left)))
+        })?;
+        Ok(())
     }
 
     /// Publishes a reserved object, all of whose bytes were written and have checksum `crc`.

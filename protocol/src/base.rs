@@ -16,7 +16,7 @@ mod unit;
 
 pub use checksum::{Crc, ParseCrcError};
 pub use copy::{STREAMING_LEN_MIN, copy_and_crc, copy_from, copy_into, copy_slice, crc_of};
-pub use id::{Generation, GrantId, KEY_LEN_MAX, LeaseId, NodeId, ParseIdError, SegmentId, SessionId};
+pub use id::{Generation, GrantId, KEY_LEN_MAX, LeaseId, Lent, NodeId, ParseIdError, SegmentId, SessionId};
 pub use locator::{Locator, Via};
 pub use memory::{RawSpan, StableMemory};
 pub use time::{Clock, Instant, Millis};

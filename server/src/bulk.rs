@@ -191,8 +191,7 @@ impl Bulk {
         mut write: WriteGuard,
         claimed: Option<Crc>,
     ) -> io::Result<ResponseHeader> {
-        let deadline = self.at(write.deadline());
-        let received = self.receive(write.bytes_mut(), deadline, claimed.is_some()).await?;
+        let received = self.receive(&mut write, claimed.is_some()).await?;
         let generation = write.generation();
         drop(write);
         Ok(match received {
@@ -210,20 +209,28 @@ impl Bulk {
         tokio::time::Instant::now() + moment.left_at(self.node.now()).duration()
     }
 
-    async fn receive(&mut self, bytes: &mut [u8], deadline: tokio::time::Instant, check: bool) -> io::Result<Received> {
+    async fn receive(&mut self, write: &mut WriteGuard, check: bool) -> io::Result<Received> {
+        let (mut end, len) = (write.deadline(), write.span().len());
+        let mut deadline = self.at(end);
         let mut crc = Crc::default();
         let mut done = 0;
         let mut pace = Pace::new(self.patience);
-        while done < bytes.len() {
-            let end = bytes.len().min(done + RECEIVE_LEN_MAX);
-            let Some(count) = pace.step(Some(deadline), self.socket.read(&mut bytes[done..end])).await? else {
-                return Ok(Received::Late { left: (bytes.len() - done) as u64 });
+        while done < len {
+            let into = &mut write.bytes_mut()[done..len.min(done + RECEIVE_LEN_MAX)];
+            let Some(count) = pace.step(Some(deadline), self.socket.read(into)).await? else {
+                // It may have been renewed meanwhile.
+                if write.deadline() > end {
+                    end = write.deadline();
+                    deadline = self.at(end);
+                    continue;
+                }
+                return Ok(Received::Late { left: (len - done) as u64 });
             };
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if check {
-                crc = crc.extend(&bytes[done..done + count]);
+                crc = crc.extend(&write.bytes_mut()[done..done + count]);
             }
             done += count;
             pace.moved(count);

@@ -63,6 +63,52 @@ hex_id! {
     SessionId
 }
 
+/// The bit by which a grant is told from a lease, so that one word can name either. The rest is the giver's own.
+const GRANT_BIT: u64 = 1 << 8;
+
+impl GrantId {
+    /// The grant with these bits, but for the one that makes it a grant.
+    pub fn of(bits: u64) -> Self {
+        Self(bits | GRANT_BIT)
+    }
+}
+
+impl LeaseId {
+    /// The lease with these bits, but for the one that would make it a grant.
+    pub fn of(bits: u64) -> Self {
+        Self(bits & !GRANT_BIT)
+    }
+}
+
+/// What a client was lent until a stated end, of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lent {
+    /// To be read.
+    Lease(LeaseId),
+    /// To be written.
+    Grant(GrantId),
+}
+
+impl Lent {
+    /// Reads what either kind's `Display` writes.
+    ///
+    /// # Errors
+    /// [`ParseIdError`] for anything else.
+    pub fn parse(text: &[u8]) -> Result<Self, ParseIdError> {
+        let LeaseId(bits) = LeaseId::parse(text)?;
+        Ok(if bits & GRANT_BIT == 0 { Self::Lease(LeaseId(bits)) } else { Self::Grant(GrantId(bits)) })
+    }
+}
+
+impl fmt::Display for Lent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lease(lease) => lease.fmt(f),
+            Self::Grant(grant) => grant.fmt(f),
+        }
+    }
+}
+
 // Credentials must not reach a log by way of `{:?}`.
 impl fmt::Debug for GrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,6 +179,16 @@ mod tests {
         for bad in ["", "0", "0123456789abcdeg", "0123456789abcdef0", "+123456789abcdef"] {
             assert_eq!(GrantId::parse(bad.as_bytes()), Err(ParseIdError), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_lease_and_a_grant_are_told_apart() {
+        for bits in [0, 0x100, 0x0123_4567_89ab_cdef, u64::MAX] {
+            for lent in [Lent::Lease(LeaseId::of(bits)), Lent::Grant(GrantId::of(bits))] {
+                assert_eq!(Lent::parse(lent.to_string().as_bytes()), Ok(lent));
+            }
+        }
+        assert_eq!(Lent::parse(b"lease"), Err(ParseIdError));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::object::{VIA, ViaChoice};
 use super::spec::{Group, Keys, Spec};
 use super::syntax::{integer, key, string};
 use super::words::{Words, is};
-use crate::base::{LeaseId, Millis};
+use crate::base::{LeaseId, Lent, Millis};
 use crate::resp::{Args, Encoder, ErrorWord, WireError};
 use bytes::BytesMut;
 
@@ -23,9 +23,13 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Renew, "renew", 3, Group::Lease)
         .reads(Keys::None)
         .fast()
-        .doc("1.0.0", "O(1)", "Moves a lease's end.")
-        .takes(&[string("lease"), integer("milliseconds")])
-        .answers("integer: milliseconds that were granted, from the arrival of the request", &[ErrorWord::NoLease]),
+        .doc("1.0.0", "O(1)", "Moves the end of a lease or of a grant.")
+        .takes(&[string("lease-or-grant"), integer("milliseconds")])
+        .answers(
+            "integer: milliseconds that it lasts from the arrival of the request. A grant lasts 60 seconds from its `PUT` \
+             at most, whatever is asked for; neither is shortened",
+            &[ErrorWord::NoLease, ErrorWord::NoGrant, ErrorWord::TooBig, ErrorWord::Busy],
+        ),
     Spec::new(CommandId::Release, "release", 2, Group::Lease)
         .reads(Keys::None)
         .fast()
@@ -99,11 +103,11 @@ impl<'a> Lease<'a> {
     }
 }
 
-/// `RENEW lease ms`
+/// `RENEW lease ms`, `RENEW grant ms`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Renew {
-    /// What `LEASE` answered.
-    pub lease: LeaseId,
+    /// What `LEASE` or `PUT` answered.
+    pub lent: Lent,
     /// For how long from now.
     pub span: Millis,
 }
@@ -115,15 +119,15 @@ impl Renew {
     /// What to answer.
     pub fn parse(args: &Args<'_>) -> Result<Self, WireError> {
         let mut words = Words::new(args, 1);
-        let (lease, span) = (words.lease()?, words.millis()?);
+        let (lent, span) = (words.lent()?, words.millis()?);
         words.end()?;
-        Ok(Self { lease, span })
+        Ok(Self { lent, span })
     }
 
     /// Writes the request.
     pub fn encode(&self, out: &mut BytesMut) {
         Encoder::encode(out, |out| {
-            out.word("RENEW").display(self.lease).number(self.span.0);
+            out.word("RENEW").display(self.lent).number(self.span.0);
         });
     }
 }

@@ -1,7 +1,7 @@
 //! Every typed request reads back as it was written: tests over random ones.
 
 use super::*;
-use crate::base::{ByteLen, Crc, GrantId, LeaseId, Millis, Via};
+use crate::base::{ByteLen, Crc, GrantId, LeaseId, Lent, Millis, Via};
 use crate::resp::{Arg, Framer, Limits, Step};
 use bytes::BytesMut;
 use proptest::option;
@@ -117,7 +117,9 @@ proptest! {
     fn leases_and_pins_read_back(key in key(), id: u64, span in millis(), via in via(), ttl in option::of(millis())) {
         let lease = LeaseId(id);
         reads_back!(Lease { key: &key, span, via }, Lease::parse);
-        reads_back!(Renew { lease, span }, Renew::parse);
+        for lent in [Lent::Lease(LeaseId::of(id)), Lent::Grant(GrantId::of(id))] {
+            reads_back!(Renew { lent, span }, Renew::parse);
+        }
         reads_back!(Release { lease }, Release::parse);
         reads_back!(Pin { key: &key, ttl }, Pin::parse);
         reads_back!(Unpin { key: &key }, Unpin::parse);

@@ -1,6 +1,6 @@
 //! Reading a command's words: numbers, ids and options.
 
-use crate::base::{ByteLen, Crc, GrantId, KEY_LEN_MAX, LeaseId, Millis};
+use crate::base::{ByteLen, Crc, GrantId, KEY_LEN_MAX, LeaseId, Lent, Millis};
 use crate::resp::{Arg, Args, ErrorWord, WireError};
 
 /// Reads a whole number as Redis does: digits with an optional minus sign, no leading zero, no space.
@@ -147,6 +147,14 @@ impl<'a> Words<'a> {
     /// `NOLEASE` if it cannot be one.
     pub fn lease(&mut self) -> Result<LeaseId, WireError> {
         LeaseId::parse(self.word()?).map_err(|_| WireError::new(ErrorWord::NoLease, "no such lease"))
+    }
+
+    /// A lease or a grant.
+    ///
+    /// # Errors
+    /// `NOLEASE` if it can be neither.
+    pub fn lent(&mut self) -> Result<Lent, WireError> {
+        Lent::parse(self.word()?).map_err(|_| WireError::new(ErrorWord::NoLease, "no such lease or grant"))
     }
 
     /// Nothing may follow.

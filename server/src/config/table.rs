@@ -241,7 +241,7 @@ settings! {
         Start object_len_max: ByteLen = "512 MiB", "4 KiB" to "1 GiB";
         /// In-band values from this length on go from the socket straight into their slot, and from it to the socket.
         Start stream_len_min: ByteLen = "16 KiB", "4 KiB" to "64 KiB";
-        /// Time a `PUT` grant gives to write and commit. A writer that died holds its slot no longer than this.
+        /// Time a `PUT` grant gives to write and commit, unless it is renewed. A writer that died holds its slot no longer than this.
         Start grant_ms: Millis = "5000", "100" to "60000";
         /// Longest lease. A lease holds memory that nothing can evict; so does a value on its way in-band, which has to keep 1 MiB/s after this time.
         Start lease_ms_max: Millis = "60000", "1000" to "3600000";

@@ -12,11 +12,11 @@ use crate::error::refused;
 use crate::handler::job::Job;
 use crate::node::Node;
 use crate::session::Session;
-use protocol::base::{Instant, Millis, Via};
+use protocol::base::{Instant, Lent, Millis, Via};
 use protocol::command::{Lease, MLease, MRelease, Release, Renew};
 use protocol::resp::{ErrorWord, WireError};
 use std::collections::{HashMap, VecDeque};
-use storage::{FlashRead, Leased};
+use storage::{FlashRead, GRANT_SPAN_MAX, Leased};
 
 /// The length of a lease, checked.
 pub(crate) fn checked_span(ctx: &Ctx<'_>, span: Millis) -> Result<Millis, WireError> {
@@ -243,11 +243,18 @@ pub(crate) fn check_batch(ctx: &Ctx<'_>, items: usize) -> Result<(), WireError> 
     Ok(())
 }
 
-/// `RENEW lease ms`
+/// `RENEW lease ms`, `RENEW grant ms`
 pub(crate) fn renew_one(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    let renew = Renew::parse(&ctx.args)?;
-    let until = until(ctx, renew.span)?;
-    let end = ctx.node.store.renew(ctx.now, renew.lease, ctx.session.bond.id, until).map_err(refused)?;
+    let Renew { lent, span } = Renew::parse(&ctx.args)?;
+    let (store, session) = (&ctx.node.store, ctx.session.bond.id);
+    let end = match lent {
+        Lent::Lease(lease) => store.renew(ctx.now, lease, session, until(ctx, span)?),
+        Lent::Grant(_) if span > GRANT_SPAN_MAX => {
+            return Err(WireError::new(ErrorWord::TooBig, format!("a grant lasts from 1 to {} ms", GRANT_SPAN_MAX.0)));
+        }
+        Lent::Grant(grant) => store.renew_grant(ctx.now, grant, session, ctx.now + span),
+    };
+    let end = end.map_err(refused)?;
     let left = end.left_at(ctx.now);
     ctx.reply().count(left.0);
     Ok(Flow::Go)

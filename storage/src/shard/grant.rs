@@ -28,6 +28,9 @@ const COMMITTED_KEY_BYTES_MAX: usize = 4 << 20;
 /// Writes of one grant that may be in flight at once.
 const WRITES_MAX: usize = 1024;
 
+/// Longest that a grant lasts from its reservation, however often it is renewed.
+pub const GRANT_SPAN_MAX: Millis = Millis(60_000);
+
 /// When a write may take the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Condition {
@@ -85,6 +88,8 @@ pub(crate) struct Grant {
     /// Somebody may write without asking us, until `fenced`.
     exposed: bool,
     pub(crate) deadline: Instant,
+    /// It is not renewed beyond.
+    deadline_max: Instant,
     session: SessionId,
     /// Of its payload, once it is being sealed.
     sealed_length: u64,
@@ -230,13 +235,13 @@ impl Shard {
         &mut self,
         slot: Slot,
         terms: Terms,
-        deadline: Instant,
+        (deadline, deadline_max): (Instant, Instant),
         session: SessionId,
         exposed: bool,
         number: u8,
     ) -> GrantId {
         let id = loop {
-            let id = self.credential(number);
+            let GrantId(id) = GrantId::of(self.credential(number));
             if !self.grants.held.contains_key(&id) && !self.grants.committed.contains_key(&id) {
                 break id;
             }
@@ -247,6 +252,7 @@ impl Shard {
             writing: Vec::new(),
             exposed,
             deadline,
+            deadline_max,
             session,
             sealed_length: 0,
             terms,
@@ -257,7 +263,7 @@ impl Shard {
         GrantId(id)
     }
 
-    /// Extends an open grant; never shortens it. Returns its end.
+    /// Extends an open grant, as far as grants last; never shortens it. Returns its end.
     pub(crate) fn renew_grant(
         &mut self,
         now: Instant,
@@ -272,6 +278,7 @@ impl Shard {
         if grant.state == State::Sealing {
             return Err(StoreError::Busy);
         }
+        let until = until.min(grant.deadline_max);
         if until > grant.deadline {
             self.grants.queue.call_off(grant.deadline, id.0);
             self.grants.queue.push(until, id.0);
@@ -308,6 +315,11 @@ impl Shard {
         grant.writing.push(offset..end);
         let Slot { place, ref key, generation, .. } = grant.slot;
         Ok(ToWrite { place, key_len: key.len(), generation, deadline: grant.deadline })
+    }
+
+    /// When an open grant ends, by what is known now; `None` if it is so no more.
+    pub(crate) fn grant_end(&self, id: GrantId) -> Option<Instant> {
+        self.grants.held.get(&id.0).filter(|grant| grant.state == State::Open).map(|grant| grant.deadline)
     }
 
     /// A write is over. Frees the slot if that was all it waited for.

@@ -105,7 +105,7 @@ impl Shard {
         *self.leases.counts.get_mut(&(session, index)).expect("counted above") += 1;
         let generation = self.entries[index].generation;
         let id = loop {
-            let id = self.credential(number);
+            let LeaseId(id) = LeaseId::of(self.credential(number));
             if !self.leases.held.contains_key(&id) {
                 break id;
             }

@@ -112,9 +112,10 @@ impl WriteGuard {
         self.generation
     }
 
-    /// When the grant ends. A write that goes on after that only keeps the slot from its next owner.
+    /// When the grant ends, by what is known now. A write that goes on after that only keeps the slot from its next owner.
     pub fn deadline(&self) -> Instant {
-        self.deadline
+        let renewed = self.store.0.with(self.shard, |shard, _| shard.grant_end(self.grant));
+        renewed.unwrap_or(self.deadline)
     }
 
     /// The memory to write, as bytes. No other write of the range can begin while this one lives.

@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::lru::{Prey, Stamp};
 use crate::place::{PAGE, Place, SLOT_EDGE, SLOT_EDGE_LEN, extent_pages};
 use crate::shard;
-use crate::shard::grant::{Begun, Committed, Condition, Terms};
+use crate::shard::grant::{Begun, Committed, Condition, GRANT_SPAN_MAX, Terms};
 use crate::slot::{Account, Slot};
 use crate::sync::Ordering;
 use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, SegmentId, SessionId};
@@ -210,7 +210,8 @@ impl Store {
         let number = shard_number(shard_index);
         let (grant, position) = self.0.with(shard_index, |shard, _| {
             let position = shard.payload_position(place, key_len);
-            (shard.grant(slot, terms.terms, terms.deadline, terms.session, terms.exposed, number), position)
+            let deadlines = (terms.deadline, terms.deadline.max(now + GRANT_SPAN_MAX));
+            (shard.grant(slot, terms.terms, deadlines, terms.session, terms.exposed, number), position)
         });
         Ok(Granted {
             grant,
@@ -261,7 +262,8 @@ impl Store {
         self.0.shard_of_credential(grant.0).ok_or(StoreError::NoGrant)
     }
 
-    /// Extends a grant to `until`, if that is later than its end. Returns its end.
+    /// Extends a grant to `until`, if that is later than its end, but not beyond [`GRANT_SPAN_MAX`] from its reservation.
+    /// Returns its end.
     ///
     /// # Errors
     /// [`StoreError::NoGrant`], [`StoreError::Busy`] once it is being sealed.

@@ -55,10 +55,11 @@ pub struct Role {
 }
 
 /// What a victim may be doing.
-pub const PHASES: [&str; 14] = [
+pub const PHASES: [&str; 15] = [
     "between two things",
     "reserving",
     "writing under a grant",
+    "renewing a grant",
     "about to commit",
     "committing",
     "putting in one exchange",

@@ -1,12 +1,14 @@
 //! Grants and leases: used twice, by others, late, or left.
 
+use client::{Choice, Client, Options, PutOptions};
 use protocol::base::Crc;
+use protocol::resp::ErrorWord;
 use std::time::{Duration, Instant};
-use tests::bulk::{RawBulk, attach, grant_of};
+use tests::bulk::{RawBulk, attach, bulk_header, grant_of};
 use tests::info::{memory, quiet_within};
 use tests::server::until;
 use tests::{Raw, Server, Value};
-use transport::tcp::frame::Status;
+use transport::tcp::frame::{Request, Status};
 
 /// A connection with a bulk session.
 fn bulk_session(server: &Server) -> (Raw, RawBulk) {
@@ -111,6 +113,147 @@ fn a_late_commit_is_refused_and_the_slot_is_back() {
     assert_eq!(bulk.write(grant_of(&grant), 0, &bytes).expect("answered").status, Status::NoGrant);
     assert!(commit(&mut raw, &grant, Crc::of(&bytes)).is_error("NOGRANT"));
     assert_eq!(raw.ask(&["GET", "k"]), Value::Nil);
+}
+
+/// A grant that ends `first_ms` after its `PUT` if it is not renewed, and was. On a slow machine it takes more than one.
+fn renewed(raw: &mut Raw, first_ms: u64, length: usize) -> Value {
+    loop {
+        let asked = Instant::now();
+        let grant = raw.ask(&["PUT", "k", "LEN", &length.to_string()]);
+        let answer = raw.ask(&["RENEW", grant.field("grant").text(), "60000"]);
+        if answer.is_error("NOGRANT") {
+            assert!(asked.elapsed() >= Duration::from_millis(first_ms), "{answer:?}");
+            continue;
+        }
+        assert!((1..=60_000).contains(&answer.number()), "{answer:?}");
+        return grant;
+    }
+}
+
+#[test]
+fn a_renewed_grant_outlives_its_first_end() {
+    const FIRST_MS: u64 = 300;
+    let server = Server::start(&["--dram", "64 MiB", "--grant-ms", &FIRST_MS.to_string()]);
+    let (mut raw, mut bulk) = bulk_session(&server);
+    let grant = renewed(&mut raw, FIRST_MS, 100_000);
+    let bytes = vec![5; 100_000];
+    // One half is under way when the first end comes, the other is sent after it.
+    let request = Request::Write { grant: grant_of(&grant), offset: 0, length: 100_000, crc: None };
+    bulk.send(&bulk_header(1, request)).expect("sent");
+    bulk.send(&bytes[..50_000]).expect("sent");
+    std::thread::sleep(Duration::from_millis(FIRST_MS + 200));
+    bulk.send(&bytes[50_000..]).expect("sent");
+    assert_eq!(bulk.recv().expect("answered").status, Status::Done);
+    assert_eq!(bulk.write(grant_of(&grant), 0, &bytes[..10]).expect("answered").status, Status::Done);
+    assert!(commit(&mut raw, &grant, Crc::of(&bytes)).has("generation"));
+    assert_eq!(raw.ask(&["STRLEN", "k"]).number(), 100_000);
+    quiet_within(&server, Duration::from_secs(1));
+}
+
+/// A write that has begun is taken beyond the end that it began with.
+#[test]
+fn a_grant_is_renewed_while_it_is_written() {
+    const FIRST_MS: u64 = 1000;
+    let server = Server::start(&["--dram", "64 MiB", "--grant-ms", &FIRST_MS.to_string()]);
+    let (mut raw, mut bulk) = bulk_session(&server);
+    let bytes = vec![5; 100_000];
+    let received = |raw: &mut Raw| {
+        let info = raw.ask(&["INFO", "all"]);
+        let found = info.text().lines().find_map(|line| line.strip_prefix("bulk_tcp_input_bytes:"));
+        found.expect("a figure").trim().parse::<u64>().expect("a number")
+    };
+    loop {
+        let before = received(&mut raw);
+        let asked = Instant::now();
+        let grant = raw.ask(&["PUT", "k", "LEN", "100000"]);
+        let request = Request::Write { grant: grant_of(&grant), offset: 0, length: 100_000, crc: None };
+        bulk.send(&bulk_header(1, request)).expect("sent");
+        bulk.send(&bytes[..50_000]).expect("sent");
+        until("the server has begun, or it is too late", Duration::from_secs(20), || {
+            received(&mut raw) >= before + 50_000 || asked.elapsed() >= Duration::from_millis(FIRST_MS)
+        });
+        let renewed = raw.ask(&["RENEW", grant.field("grant").text(), "60000"]);
+        std::thread::sleep(Duration::from_millis(FIRST_MS + 200));
+        bulk.send(&bytes[50_000..]).expect("sent");
+        let status = bulk.recv().expect("answered").status;
+        if renewed.is_error("NOGRANT") {
+            // The machine is slow: once more.
+            assert!(asked.elapsed() >= Duration::from_millis(FIRST_MS));
+            continue;
+        }
+        assert_eq!(status, Status::Done);
+        assert!(commit(&mut raw, &grant, Crc::of(&bytes)).has("generation"));
+        break;
+    }
+}
+
+/// By the client library, over each transport that has grants.
+#[test]
+fn a_client_renews_what_it_writes_slowly() {
+    const FIRST_MS: u64 = 300;
+    let server = Server::start(&["--dram", "64 MiB", "--grant-ms", &FIRST_MS.to_string()]);
+    let first = Duration::from_millis(FIRST_MS);
+    let options = PutOptions { replace: true, ..PutOptions::default() };
+    for via in [Choice::Shm, Choice::Tcp] {
+        let address = server.addr().to_string().parse().expect("an address");
+        let mut client = Client::connect(Options::new(address).via(via)).expect("connected");
+        let bytes = vec![7; 100_000];
+        loop {
+            let asked = Instant::now();
+            let mut grant = client.reserve(b"k", bytes.len() as u64, &options).expect("granted");
+            client.write(&mut grant, 0, &bytes[..1000]).expect("written");
+            if let Err(error) = client.renew_grant(&mut grant, Duration::from_secs(30)) {
+                // The machine is slow: once more.
+                assert!(error.word() == Some(ErrorWord::NoGrant) && asked.elapsed() >= first, "{via:?}: {error}");
+                continue;
+            }
+            std::thread::sleep(first * 2);
+            assert!(!grant.is_over());
+            client.write(&mut grant, 1000, &bytes[1000..]).expect("written");
+            client.commit(grant, Crc::of(&bytes)).unwrap_or_else(|error| panic!("{via:?}: {error}"));
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_grant_lasts_a_minute_at_most_and_is_never_shortened() {
+    let server = Server::start(&["--dram", "64 MiB", "--grant-ms", "60000"]);
+    let mut raw = Raw::to(&server);
+    let began = Instant::now();
+    let grant = raw.ask(&["PUT", "k", "LEN", "100000"]);
+    let granted = Instant::now();
+    let name = grant.field("grant").text();
+    std::thread::sleep(Duration::from_millis(30));
+    for span in ["60000", "1"] {
+        let asked = Instant::now();
+        let left = Duration::from_millis(raw.ask(&["RENEW", name, span]).number());
+        let (most, least) = (asked - granted, began.elapsed() + Duration::from_millis(2));
+        let minute = Duration::from_secs(60);
+        assert!(left <= minute - most + Duration::from_millis(2), "RENEW {span}: {left:?} after {most:?}");
+        assert!(left >= minute - least, "RENEW {span}: {left:?} after {least:?}");
+    }
+    assert!(raw.ask(&["RENEW", name, "60001"]).is_error("TOOBIG"));
+    assert!(raw.ask(&["RENEW", name, "0"]).is_error("ERR"));
+    assert_eq!(raw.ask(&["ABORT", name]).number(), 1);
+}
+
+#[test]
+fn only_ones_own_open_grant_is_renewed() {
+    let server = Server::start(&["--dram", "64 MiB", "--grant-ms", "60000"]);
+    let (mut raw, mut bulk) = bulk_session(&server);
+    let mut thief = Raw::to(&server);
+    let grant = raw.ask(&["PUT", "k", "LEN", "5"]);
+    let name = grant.field("grant").text();
+    assert!(thief.ask(&["RENEW", name, "1000"]).is_error("NOGRANT"));
+    assert_eq!(bulk.write(grant_of(&grant), 0, b"hello").expect("answered").status, Status::Done);
+    assert!(commit(&mut raw, &grant, Crc::of(b"hello")).has("generation"));
+    assert!(raw.ask(&["RENEW", name, "1000"]).is_error("NOGRANT"), "it was used");
+    let other = raw.ask(&["PUT", "j", "LEN", "5"]);
+    assert_eq!(raw.ask(&["ABORT", other.field("grant").text()]).number(), 1);
+    assert!(raw.ask(&["RENEW", other.field("grant").text(), "1000"]).is_error("NOGRANT"), "it was given back");
+    assert!(raw.ask(&["RENEW", "0000000000000000", "1000"]).is_error("NOLEASE"));
+    assert!(raw.ask(&["RENEW", "a grant", "1000"]).is_error("NOLEASE"));
 }
 
 #[test]

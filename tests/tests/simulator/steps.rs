@@ -28,7 +28,8 @@ impl World {
             44..47 => self.apply(),
             47..54 => self.seal(),
             54..60 => self.finish(),
-            60..62 => self.abort(),
+            60..61 => self.abort(),
+            61..62 => self.renew_grant(),
             62..70 => {
                 let key = self.key();
                 self.get(key);

@@ -31,6 +31,8 @@ pub(crate) struct Grant {
     pub(crate) session: SessionId,
     pub(crate) key: u8,
     pub(crate) granted: Granted,
+    /// When its slot was reserved.
+    pub(crate) reserved: Instant,
     pub(crate) content: Content,
     pub(crate) terms: Terms,
     pub(crate) charge: ByteLen,

@@ -5,7 +5,7 @@ use crate::world::{Applying, Arriving, COMMIT_MEMORY, DEADLINE_MAX, Grant, State
 use protocol::base::{ByteLen, Crc, Millis, copy_into, crc_of};
 use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
-use storage::{GrantTerms, Seal, StoreError, Terms};
+use storage::{GRANT_SPAN_MAX, GrantTerms, Seal, StoreError, Terms};
 use transport::{Access, Span, Transport as _};
 
 impl World {
@@ -87,6 +87,7 @@ impl World {
             session,
             key,
             granted,
+            reserved: self.now,
             content,
             terms,
             charge,
@@ -224,6 +225,30 @@ impl World {
             Err(error) => {
                 assert_eq!(claimed, actual, "a wrong payload is refused for that");
                 self.refused(grant.key, &error);
+            }
+        }
+    }
+
+    /// As far as grants last, and some ask for more.
+    pub(crate) fn renew_grant(&mut self) {
+        if self.grants.is_empty() {
+            return;
+        }
+        let at = self.random.random_range(0..self.grants.len());
+        let longest = if self.random.random_ratio(1, 8) { GRANT_SPAN_MAX.0 + 10_000 } else { DEADLINE_MAX.0 };
+        let until = self.now + Millis(self.random.random_range(1..=longest));
+        let grant = &mut self.grants[at];
+        let is_over = grant.granted.deadline <= self.now;
+        match self.store.renew_grant(self.now, grant.granted.grant, grant.session, until) {
+            Ok(end) => {
+                assert!(!is_over && matches!(grant.state, State::Open), "an open grant is renewed, no other");
+                assert_eq!(end, until.min(grant.reserved + GRANT_SPAN_MAX).max(grant.granted.deadline));
+                grant.granted.deadline = end;
+            }
+            Err(StoreError::Busy) => assert!(matches!(grant.state, State::Sealing(..)), "busy with nothing"),
+            Err(error) => {
+                assert_eq!(error, StoreError::NoGrant);
+                assert!(is_over || !matches!(grant.state, State::Open), "an open grant can be renewed");
             }
         }
     }

@@ -137,7 +137,8 @@ impl Actor {
             Err(error) => return Self::told(&error),
         };
         // The server's deadline is no later than this.
-        let deadline = Instant::now() + Duration::from_millis(self.role.grant_ms);
+        let span = Duration::from_millis(self.role.grant_ms);
+        let mut deadline = Instant::now() + span;
         self.telling.now("writing under a grant");
         let piece = value.len().div_ceil(8).max(1);
         for (at, bytes) in value.chunks(piece).enumerate() {
@@ -145,6 +146,13 @@ impl Actor {
             if let Err(error) = self.client.write(&mut grant, (at * piece) as u64, bytes) {
                 return Self::told(&error);
             }
+        }
+        if self.rng.random_ratio(1, 3) {
+            self.telling.now("renewing a grant");
+            if let Err(error) = self.client.renew_grant(&mut grant, span) {
+                return Self::told(&error);
+            }
+            deadline = Instant::now() + span;
         }
         self.telling.now("about to commit");
         self.nap(20);

@@ -12,6 +12,9 @@ use tests::server::until;
 use tests::{Raw, Server, Value, payload};
 use transport::tcp::frame::{Request, Status};
 
+/// Time in which a server that was told to end has ended, and its clients know, however busy the machine is.
+const SOON: Duration = Duration::from_secs(15);
+
 fn signal(server: &Server, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(server.pid()).expect("a process id")).expect("it runs");
     kill_process(pid, signal).expect("it takes signals");
@@ -165,11 +168,11 @@ fn ended_under_load(end: impl FnOnce(&Server)) {
         bulk.ends().expect("it ends");
         for client in clients {
             let noticed = client.join().expect("no client hangs") - began;
-            assert!(noticed < Duration::from_secs(3), "a client noticed after {noticed:?}");
+            assert!(noticed < SOON, "a client noticed after {noticed:?}");
         }
         took
     });
-    assert!(took < Duration::from_secs(2), "it took {took:?}");
+    assert!(took < SOON, "it took {took:?}");
     assert!(!socket.exists(), "the socket file is gone");
 }
 

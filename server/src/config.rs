@@ -38,6 +38,9 @@ const SEGMENTS_WANTED: u64 = 4;
 /// The bulk port's default distance from the RESP port.
 const BULK_PORT_STEP: u16 = 10_000;
 
+/// The metrics port's default distance from the RESP port.
+const METRICS_PORT_STEP: u16 = 3_000;
+
 /// What the defaults depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -194,11 +197,24 @@ impl Config {
             Choice::Off => None,
             Choice::Given(addr) => Some(addr),
             Choice::Auto => {
-                let bulk_port = if self.listen.port() == 0 { None } else { port.checked_add(BULK_PORT_STEP) };
-                // Port 0 lets the kernel choose; `ATTACH TCP` tells clients which it is.
-                Some(SocketAddr::new(self.listen.ip(), bulk_port.unwrap_or(0)))
+                // `ATTACH TCP` tells clients which it is.
+                Some(SocketAddr::new(self.listen.ip(), self.port_beside(port, BULK_PORT_STEP)))
             }
         }
+    }
+
+    /// Where to listen for metrics when RESP is served on `port`; `None` if it is turned off.
+    pub fn metrics_addr(&self, port: u16) -> Option<SocketAddr> {
+        match self.metrics_listen {
+            Choice::Off => None,
+            Choice::Given(addr) => Some(addr),
+            Choice::Auto => Some(SocketAddr::from(([127, 0, 0, 1], self.port_beside(port, METRICS_PORT_STEP)))),
+        }
+    }
+
+    /// A port at a distance from that of RESP. 0, so that the kernel chooses, where it chose that too or there is none.
+    fn port_beside(&self, port: u16, step: u16) -> u16 {
+        if self.listen.port() == 0 { 0 } else { port.checked_add(step).unwrap_or(0) }
     }
 
     /// The Unix socket's path when RESP is served on `port`; `None` if it is turned off.
@@ -385,6 +401,12 @@ mod tests {
         assert_eq!(with(&[]).bulk_addr(60_000), Some("127.0.0.1:0".parse().expect("an address")));
         assert_eq!(with(&[("listen", "[::1]:0")]).bulk_addr(4000), Some("[::1]:0".parse().expect("an address")));
         assert_eq!(with(&[("bulk-listen", "none")]).bulk_addr(6379), None);
+        assert_eq!(with(&[]).metrics_addr(6379), Some("127.0.0.1:9379".parse().expect("an address")));
+        assert_eq!(
+            with(&[("listen", "0.0.0.0:0")]).metrics_addr(4000),
+            Some("127.0.0.1:0".parse().expect("an address"))
+        );
+        assert_eq!(with(&[("metrics-listen", "none")]).metrics_addr(6379), None);
         assert_eq!(with(&[("unix-socket", "none")]).unix_socket_path(6379), None);
         assert_eq!(with(&[("unix-socket", "/run/m")]).unix_socket_path(1), Some(PathBuf::from("/run/m")));
     }

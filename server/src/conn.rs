@@ -15,15 +15,16 @@ pub(crate) mod output;
 pub(crate) mod ring;
 pub(crate) mod stream;
 
-use crate::dispatch::{self, Answer, Ctx, Flow};
+use crate::dispatch::{self, Answer, Ctx, Flow, Run};
 use crate::error::refused;
+use crate::handler::command_cmd::spec_at;
+use crate::latency::Level;
 use crate::node::Node;
 use crate::session::{ClientInfo, Session};
 use crate::stats::{WorkerStats, bump};
 use bytes::{Buf, BytesMut};
 use output::Output;
 use protocol::base::{Crc, Instant, Millis};
-use protocol::command::CommandId;
 use protocol::resp::{Framer, Limits, Step, WireError};
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -31,6 +32,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::Duration;
 use storage::{Account, Reservation, StoreError};
 use stream::{Detached, Stream};
 
@@ -125,7 +127,9 @@ struct State {
     /// Whether the command being read has brought one.
     took: bool,
     /// What ran since the clock was read.
-    ran: Vec<(CommandId, u32)>,
+    ran: Vec<Run>,
+    /// What the job of the command being run took so far.
+    waited: Duration,
     /// Bytes that came since the client was last seen to make progress.
     moved: usize,
     /// Items of the command being run that were done before it had to wait for room.
@@ -156,6 +160,7 @@ impl Conn {
             receiving: false,
             took: false,
             ran: Vec::new(),
+            waited: Duration::ZERO,
             moved: 0,
             resume: 0,
             has_waited: false,
@@ -229,7 +234,10 @@ impl Conn {
                     }
                     let State { session, output, .. } = &mut self.state;
                     let mark = output.mark();
+                    let (level, started) = (job.level(), std::time::Instant::now());
                     let rest = job.run(session, output).await;
+                    self.state.note_waited(started.elapsed(), level, rest.is_none());
+                    let State { session, output, .. } = &mut self.state;
                     if answer == Answer::Unwanted {
                         output.forget(mark);
                     }
@@ -660,9 +668,29 @@ impl State {
 
     /// Shares the time since `since` among the commands that ran. Two readings of the clock a batch are all that costs.
     fn account_time(&mut self, stats: &WorkerStats, since: Instant, commands: u64) {
-        let spent = self.session.node.now().micros_floor().saturating_sub(since.micros_floor());
-        for (id, count) in self.ran.drain(..) {
-            bump(&stats.of(id).usec, spent * u64::from(count) / commands);
+        let spent = self.session.node.now().since(since);
+        let each = Duration::from_nanos(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX) / commands);
+        let spent_us = u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
+        for Run { id, count, waits } in self.ran.drain(..) {
+            let stat = stats.of(id);
+            bump(&stat.usec, spent_us * u64::from(count) / commands);
+            if !waits {
+                stat.took(Level::Dram).record(each, count.into());
+            }
+        }
+    }
+
+    /// A turn of a command's job took so long; `ended` if it was the last.
+    fn note_waited(&mut self, took: Duration, level: Level, ended: bool) {
+        self.waited += took;
+        if !ended {
+            return;
+        }
+        let waited = std::mem::take(&mut self.waited);
+        let last = self.session.client.last_command.load(Ordering::Relaxed);
+        if let Some(spec) = spec_at(last) {
+            let stats = &self.session.node.workers().get(self.worker).stats;
+            stats.of(spec.id).took(level).record(waited, 1);
         }
     }
 

@@ -41,8 +41,17 @@ pub(crate) struct Ctx<'a> {
     pub(crate) resume: &'a mut usize,
     /// Whether it has waited as long as it may.
     pub(crate) has_waited: bool,
-    /// Commands that ran since the clock was read: runs of one command and how long they are.
-    pub(crate) ran: &'a mut Vec<(CommandId, u32)>,
+    /// Commands that ran since the clock was read.
+    pub(crate) ran: &'a mut Vec<Run>,
+}
+
+/// Calls of one command in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) id: CommandId,
+    pub(crate) count: u32,
+    /// Whether it goes on as a job, which is timed by itself.
+    pub(crate) waits: bool,
 }
 
 impl<'a> Ctx<'a> {
@@ -192,9 +201,10 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
         let client = &ctx.session.client;
         ctx.node.slow.command(spec, &ctx.args, took, &client.addr, &client.words.lock().name);
     }
+    let waits = matches!(result, Ok(Flow::Wait(_)));
     match ctx.ran.last_mut() {
-        Some((id, count)) if *id == spec.id => *count += 1,
-        _ => ctx.ran.push((spec.id, 1)),
+        Some(run) if run.id == spec.id && run.waits == waits => run.count += 1,
+        _ => ctx.ran.push(Run { id: spec.id, count: 1, waits }),
     }
     match result {
         Ok(flow) => flow,

@@ -30,6 +30,8 @@ pub(crate) struct Listeners {
     resp: std::net::TcpListener,
     bulk: Option<std::net::TcpListener>,
     unix: Option<std::os::unix::net::UnixListener>,
+    /// Served by [`crate::http`].
+    pub(crate) metrics: Option<std::net::TcpListener>,
 }
 
 fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -75,13 +77,18 @@ impl Listeners {
             .transpose()?;
         let unix_path = config.unix_socket_path(resp_addr.port());
         let unix = unix_path.as_deref().map(bind_unix).transpose()?;
+        let metrics = config
+            .metrics_addr(resp_addr.port())
+            .map(|addr| bind(addr).with_context(|| format!("listen on {addr} for metrics (`metrics-listen`)")))
+            .transpose()?;
         let addresses = Addresses {
+            metrics: metrics.as_ref().and_then(|metrics| metrics.local_addr().ok()),
             resp: Some(resp_addr),
             bulk: bulk.as_ref().and_then(|bulk| bulk.local_addr().ok()),
             unix: unix_path,
         };
         node.addresses.set(addresses).expect("a node listens once");
-        Ok(Self { resp, bulk, unix })
+        Ok(Self { resp, bulk, unix, metrics })
     }
 
     /// Serves all of them until the node stops.

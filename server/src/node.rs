@@ -4,12 +4,14 @@
 
 use crate::arena::Arena;
 use crate::bulk::BulkSessions;
+use crate::census::Census;
 use crate::clients::Clients;
 use crate::clock::BootClock;
 use crate::config::{Config, PromoteOn, ShmWrite};
 use crate::flash::Flash;
 use crate::sampler::Sampler;
 use crate::slow::Slow;
+pub(crate) use crate::stage::Stage;
 use crate::stats::NodeStats;
 use crate::upkeep::Upkeep;
 use crate::worker::Workers;
@@ -31,6 +33,7 @@ pub(crate) struct Addresses {
     pub(crate) resp: Option<SocketAddr>,
     pub(crate) bulk: Option<SocketAddr>,
     pub(crate) unix: Option<PathBuf>,
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// One running node.
@@ -50,6 +53,7 @@ pub struct Node {
     pub(crate) bulk: BulkSessions,
     pub(crate) stats: NodeStats,
     pub(crate) sampler: Sampler,
+    pub(crate) census: Census,
     pub(crate) slow: Slow,
     pub(crate) upkeep: Upkeep,
     /// The flash tier, if this node has one.
@@ -192,6 +196,7 @@ impl Node {
             bulk: BulkSessions::default(),
             stats: NodeStats::default(),
             sampler: Sampler::default(),
+            census: Census::default(),
             slow: Slow::default(),
             upkeep: Upkeep::default(),
             flash,

@@ -1,6 +1,7 @@
 //! A node's life from start to stop.
 
 use crate::config::Config;
+use crate::http::Http;
 use crate::listen::Listeners;
 use crate::loading;
 use crate::node::Node;
@@ -26,7 +27,8 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     }
     let workers = Workers::start(node.config.read().worker_count())?;
     node.workers.set(workers).expect("a node starts once");
-    let listeners = Listeners::bind(&node)?;
+    let mut listeners = Listeners::bind(&node)?;
+    let _http = listeners.metrics.take().map(|listener| Http::start(&node, listener)).transpose()?;
     announce(&node);
     let _pid_file = PidFile::write(&node)?;
     let prefault = start_prefault(&node)?;
@@ -78,6 +80,9 @@ fn announce(node: &Node) {
     }
     if let Some(path) = &addresses.unix {
         tracing::info!("shared memory and RESP on {}", path.display());
+    }
+    if let Some(addr) = addresses.metrics {
+        tracing::info!("metrics, health and status page on http://{addr}/");
     }
     if addresses.resp.is_some_and(|addr| !addr.ip().is_loopback())
         && config.requirepass.is_empty()

@@ -1,5 +1,7 @@
 //! Counters of the node. Each is written by many threads and read by `INFO`.
 
+use crate::latency::{Histogram, Level, Sum};
+use crate::node::Node;
 use protocol::command::CommandId;
 use protocol::resp::ErrorWord;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +30,21 @@ pub(crate) struct CommandStat {
     pub(crate) usec: AtomicU64,
     pub(crate) rejected: AtomicU64,
     pub(crate) failed: AtomicU64,
+    /// How long they took, by [`Level`].
+    took: [Histogram; Level::ALL.len()],
+}
+
+impl CommandStat {
+    pub(crate) fn took(&self, level: Level) -> &Histogram {
+        &self.took[level as usize]
+    }
+
+    pub(crate) fn reset(&self) {
+        for counter in [&self.calls, &self.usec, &self.rejected, &self.failed] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.took.iter().for_each(Histogram::reset);
+    }
 }
 
 /// Counters of one worker: written by its thread alone, so that no cache line travels.
@@ -99,4 +116,24 @@ pub(crate) struct NodeStats {
     /// Reads of clients that leave no trace.
     pub(crate) untouched_hits: Counter,
     pub(crate) untouched_misses: Counter,
+}
+
+impl Node {
+    /// Reads that found their object in DRAM and on flash, and those that found nothing.
+    pub(crate) fn hits_and_misses(&self) -> ((u64, u64), u64) {
+        let counters = self.store.usage().counters;
+        let lost = self.stats.flash_missed.get();
+        let on_flash = counters.flash_hits.saturating_sub(lost);
+        let in_dram = counters.hits.saturating_sub(counters.flash_hits) + self.stats.untouched_hits.get();
+        ((in_dram, on_flash), counters.misses + self.stats.untouched_misses.get() + lost)
+    }
+
+    /// How long a command took, over all workers.
+    pub(crate) fn took(&self, id: CommandId, level: Level) -> Sum {
+        let mut sum = Sum::default();
+        for worker in self.workers().iter() {
+            sum.add(worker.stats.of(id).took(level));
+        }
+        sum
+    }
 }

@@ -20,6 +20,9 @@ const LOOK_AT_LEAST_EVERY_MS: u64 = 200;
 /// Waking so much later than asked means that we slept, or had no processor, and that clients could get nothing done.
 pub(crate) const OVERSLEPT: Duration = Duration::from_millis(250);
 
+/// Without a look for so long, upkeep hangs.
+const STILL_MAX_MS: u64 = 10_000;
+
 /// When it was looked last, and what it left to be done.
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
@@ -42,6 +45,12 @@ impl Node {
     fn is_look_due(&self, now: Instant) -> bool {
         let looked_ms = self.upkeep.looked_ms.load(Ordering::Acquire);
         (now.0 / 1_000_000).saturating_sub(looked_ms) > LOOK_AT_LEAST_EVERY_MS
+    }
+
+    /// Whether upkeep goes on, or has ended because the node stops.
+    pub(crate) fn is_alive(&self) -> bool {
+        let looked_ms = self.upkeep.looked_ms.load(Ordering::Acquire).max(self.started.0 / 1_000_000);
+        self.is_stopping() || self.now_ms().saturating_sub(looked_ms) < STILL_MAX_MS
     }
 
     /// Ends what has run out if, once it is our turn, it is still `due`.
@@ -93,5 +102,6 @@ pub(crate) async fn run(node: Arc<Node>) {
         }
         node.stats.evicted.add(node.clients.bound(node.hot.waiting_max));
         node.sampler.tick(&node, now);
+        node.census.tick(&node, now);
     }
 }

@@ -39,7 +39,7 @@ pub use store::flash::{
     Buried, Current, FlashPlace, FlashRead, Graveyard, Pinned, Promotion, RecoveredRecord, Reinsertion, SlotRecord,
     Spill, SpillOf,
 };
-pub use store::keyspace::{Stat, Ttl};
+pub use store::keyspace::{Stat, Surveyed, Ttl};
 pub use store::maintain::{Accounting, Usage};
 pub use store::read::{Found, Leased, Lookup, ReadGuard};
 pub use store::slots::{Reservation, SealGuard, WriteGuard};

@@ -4,6 +4,7 @@
 pub mod bulk;
 pub mod campaign;
 pub mod flash_campaign;
+pub mod http;
 pub mod info;
 pub mod payload;
 pub mod peer;

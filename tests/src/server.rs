@@ -193,6 +193,21 @@ impl Server {
         self.addr
     }
 
+    /// Where it answers HTTP.
+    ///
+    /// # Panics
+    /// If it does not say.
+    pub fn metrics(&self) -> SocketAddr {
+        let mut found = None;
+        // It says so a line after the one that it was waited for.
+        until("it says where the metrics port is", PATIENCE, || {
+            found =
+                self.log().split("status page on http://").nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
+            found.is_some()
+        });
+        found.expect("waited for above")
+    }
+
     /// The port of [`Server::addr`], for command lines.
     pub fn port(&self) -> String {
         self.addr.port().to_string()

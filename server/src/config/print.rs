@@ -77,6 +77,7 @@ impl Config {
             "maxmemory" => Some(self.maxmemory_len().to_string()),
             "shards" => Some(self.shard_count().to_string()),
             "bulk-listen" => Some(self.bulk_addr(port).map_or("off".to_owned(), |addr| addr.to_string())),
+            "metrics-listen" => Some(self.metrics_addr(port).map_or("off".to_owned(), |addr| addr.to_string())),
             "data-dir" => Some(path(self.data_dir_path())),
             "nvme" => Some(self.flash_meaning()),
             "unix-socket" => Some(path(self.unix_socket_path(port))),

@@ -209,6 +209,8 @@ settings! {
         Start unix_socket: Choice<PathBuf> = "auto";
         /// Address and port of bulk TCP. `auto` is the address of `listen` and its port + 10000; `none` turns it off.
         Start bulk_listen: Choice<SocketAddr> = "auto";
+        /// Address and port of metrics and health, over HTTP. `auto` is loopback and the port of `listen` + 3000; `none` turns it off.
+        Start metrics_listen: Choice<SocketAddr> = "auto";
         /// Connections at once. One more is refused with a word, so that those there keep their descriptors.
         Runtime maxclients: usize = "10000", "1" to "1000000";
         /// Seconds without a request after which a connection is closed. 0, as in Redis, never: engines keep idle ones.

@@ -77,10 +77,7 @@ fn reset_statistics(node: &Node) {
             counter.reset();
         }
         for &id in CommandId::ALL {
-            let of = stats.of(id);
-            for counter in [&of.calls, &of.usec, &of.rejected, &of.failed] {
-                counter.store(0, Ordering::Relaxed);
-            }
+            stats.of(id).reset();
         }
         for &word in ErrorWord::ALL {
             stats.errors_of(word).store(0, Ordering::Relaxed);

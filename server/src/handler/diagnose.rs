@@ -35,7 +35,9 @@ pub(crate) enum Severity {
 }
 
 impl Severity {
-    const fn word(self) -> &'static str {
+    pub(crate) const ALL: [Self; 3] = [Self::Note, Self::Warning, Self::Critical];
+
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Note => "note",
             Self::Warning => "warning",
@@ -470,7 +472,7 @@ impl Finding {
 }
 
 /// 100 if all is well.
-fn score(findings: &[Finding]) -> u64 {
+pub(crate) fn score(findings: &[Finding]) -> u64 {
     100u64.saturating_sub(findings.iter().map(|finding| finding.severity.cost()).sum())
 }
 

@@ -12,6 +12,7 @@ use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
 use crate::error::flash;
 use crate::handler::job::Job;
+use crate::latency::Level;
 use crate::node::Node;
 use crate::session::Session;
 use protocol::resp::WireError;
@@ -55,6 +56,11 @@ pub(crate) fn wait(ctx: &mut Ctx<'_>, items: Vec<Option<Found>>, part: Part) -> 
 }
 
 impl Fetching {
+    pub(crate) fn level(&self) -> Level {
+        let on_flash = self.items.iter().any(|item| matches!(item, Some(Found::Flash(_))));
+        if on_flash { Level::Flash } else { Level::Dram }
+    }
+
     /// Reads what lies on flash and writes the replies, of as many as one client may hold memory for. Returns the rest, to
     /// go on with when these were sent.
     pub(crate) async fn reply(mut self, session: &Session, output: &mut Output) -> Option<Self> {

@@ -174,6 +174,9 @@ fn server(out: &mut Fields, facts: &Facts<'_>) {
     if let Some(path) = &node.addresses().unix {
         out.field("listener1", format_args!("name=unix,bind={}", path.display()));
     }
+    if let Some(addr) = node.addresses().metrics {
+        out.field("metrics_port", addr.port());
+    }
 }
 
 fn clients(out: &mut Fields, facts: &Facts<'_>) {
@@ -318,7 +321,7 @@ fn cpu(out: &mut Fields, _: &Facts<'_>) {
 }
 
 /// Seconds in user and kernel mode, from `/proc/self/stat`: `proc_pid_stat(5)`, fields 14 and 15.
-fn cpu_seconds(stat: &str) -> (f64, f64) {
+pub(crate) fn cpu_seconds(stat: &str) -> (f64, f64) {
     // The second field is the program's name in parentheses and may hold anything.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let mut ticks = after_name.split_ascii_whitespace().skip(11).map(|field| field.parse().unwrap_or(0.0));

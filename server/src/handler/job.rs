@@ -11,6 +11,7 @@ use crate::handler::fetch::Fetching;
 use crate::handler::lease::Leasing;
 use crate::handler::lookup::Looking;
 use crate::handler::object::write_committed;
+use crate::latency::Level;
 use crate::node::Node;
 use crate::session::Session;
 use protocol::base::{Crc, Instant, RawSpan, copy_and_crc, crc_of};
@@ -116,6 +117,18 @@ impl Storing {
 }
 
 impl Job {
+    /// Where the bytes are that it is about.
+    pub(crate) fn level(&self) -> Level {
+        match self {
+            Self::Fetch(fetching) => fetching.level(),
+            // Made only when something lies on flash alone.
+            Self::Lease(_) | Self::Lookup(_) => Level::Flash,
+            Self::Seal(_) | Self::SealBatch(_) | Self::Settle(_) | Self::Store(_) | Self::Sleep(_) | Self::Aside(_) => {
+                Level::Dram
+            }
+        }
+    }
+
     /// Does it and writes the reply, or as much of it as may wait to be sent; then it returns the rest.
     pub(crate) async fn run(self, session: &mut Session, output: &mut Output) -> Option<Self> {
         match self {

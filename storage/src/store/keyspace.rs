@@ -41,6 +41,19 @@ pub struct Stat {
     pub flash: Option<FlashPlace>,
 }
 
+/// What a survey says of a live object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Surveyed {
+    /// Bytes of payload.
+    pub length: ByteLen,
+    /// Hits since it was written, up to 255.
+    pub hits: u8,
+    /// Whether it lies in DRAM.
+    pub in_dram: bool,
+    /// Whether it lies on flash.
+    pub on_flash: bool,
+}
+
 /// When an object expires, as `TTL` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ttl {
@@ -180,6 +193,11 @@ impl Store {
     /// Of each shard first what is in DRAM alone, then what is on flash: an object that is spilled during a scan is met
     /// again, never missed.
     pub fn scan(&self, now: Instant, cursor: u64, count: usize, mut each: impl FnMut(&[u8])) -> u64 {
+        self.walk(cursor, count, |shard, handle, space| shard.with_live_key(now, handle, space, &mut each))
+    }
+
+    /// Shows entries to `look`, from `cursor` on, until it took `count` of them. Returns the cursor to go on with.
+    fn walk(&self, cursor: u64, count: usize, mut look: impl FnMut(&Shard, u32, &Space) -> bool) -> u64 {
         let shards = self.0.shard_count();
         let mut shard_index = usize::try_from(cursor >> 32).unwrap_or(usize::MAX);
         let mut handle = u32::try_from(cursor & 0xffff_ffff).expect("32 bits");
@@ -197,7 +215,7 @@ impl Store {
                         return true;
                     }
                     looked += 1;
-                    left -= usize::from(shard.with_live_key(now, handle, space, &mut each));
+                    left -= usize::from(look(shard, handle, space));
                     handle += 1;
                 }
                 false
@@ -211,6 +229,14 @@ impl Store {
             }
         }
         if shard_index >= shards { 0 } else { (shard_index as u64) << 32 | u64::from(handle) }
+    }
+
+    /// As [`Store::scan`], with what is known of each object at a glance. Touches nothing.
+    pub fn survey(&self, now: Instant, cursor: u64, count: usize, mut each: impl FnMut(&[u8], Surveyed)) -> u64 {
+        self.walk(cursor, count, |shard, handle, space| {
+            let surveyed = shard.surveyed(handle);
+            shard.with_live_key(now, handle, space, &mut |key: &[u8]| each(key, surveyed.expect("it is live")))
+        })
     }
 
     /// Some live key, chosen by `dice`. Where objects are few among many vacant entries, those beside gaps come more often.
@@ -297,6 +323,23 @@ impl Store {
 }
 
 impl Shard {
+    /// What is known of the object of an entry of either tier, if it is in use.
+    fn surveyed(&self, handle: u32) -> Option<Surveyed> {
+        if handle & FLASH == 0 {
+            let entry = self.entries.get(handle)?;
+            let length = ByteLen(u64::from(entry.length));
+            return Some(Surveyed { length, hits: entry.hits, in_dram: true, on_flash: entry.has(flag::CLEAN) });
+        }
+        let record = self.flash.entries.get(handle & !FLASH)?;
+        let twin = self.twin_in_dram(handle & !FLASH);
+        Some(Surveyed {
+            length: ByteLen(u64::from(record.length)),
+            hits: twin.map_or(record.hits, |twin| self.entries[twin].hits),
+            in_dram: twin.is_some(),
+            on_flash: true,
+        })
+    }
+
     /// Lends the key of an entry of either tier to `each`, if its object is live, and the entry the one that tells of it.
     fn with_live_key(&self, now: Instant, handle: u32, space: &Space, each: &mut impl FnMut(&[u8])) -> bool {
         let index = handle & !FLASH;

@@ -1,0 +1,3 @@
+//! What an operator does: looks at a server, configures it, starts and stops it.
+
+mod metrics;

@@ -1,3 +1,4 @@
 //! What an operator does: looks at a server, configures it, starts and stops it.
 
 mod metrics;
+mod monitoring;

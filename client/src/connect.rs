@@ -14,9 +14,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use transport::shm::{BlockingRing, ClientBuffer, Mapping, Populate, RingFds, SpinBudget, map_read_only, map_writable};
 use transport::tcp::BulkPool;
+use transport::tcp::channel::{Channel, Wrap};
 use transport::tcp::frame::Token;
 
 /// What `NODE` answers, as far as it matters here.
@@ -69,7 +70,7 @@ fn ends(error: &ClientError) -> bool {
 /// Connects to `address` and says who we are.
 fn open(options: &Options, address: &Address, deadline: Deadline) -> Result<Link, ClientError> {
     let wire = match address {
-        Address::Tcp(host) => Wire::Tcp(open_tcp(host, deadline)?),
+        Address::Tcp(host) => Wire::Tcp(open_channel(options, host, deadline)?),
         Address::Unix(path) => Wire::Unix(open_unix(path)?),
     };
     let mut link = Link::new(wire, address.to_string().into(), options.reply_len_max);
@@ -105,6 +106,22 @@ fn open(options: &Options, address: &Address, deadline: Deadline) -> Result<Link
         next_on(&mut link, deadline, |walk| walk.skip())?;
     }
     Ok(link)
+}
+
+/// A way to wrap connections to `host`, if that is wanted.
+fn wrap_of(options: &Options, host: &str) -> Result<Option<Arc<dyn Wrap>>, ClientError> {
+    let Some(tls) = &options.tls else { return Ok(None) };
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_start_matches('[').trim_end_matches(']');
+    let ready = tls.ready(name).map_err(|source| ClientError::Connect { address: host.to_owned(), source })?;
+    Ok(Some(ready))
+}
+
+fn open_channel(options: &Options, host: &str, deadline: Deadline) -> Result<Channel, ClientError> {
+    let wrap = wrap_of(options, host)?;
+    let socket = open_tcp(host, deadline)?;
+    let left = deadline.at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    Channel::open(socket, wrap.as_deref(), left)
+        .map_err(|source| ClientError::Connect { address: host.to_owned(), source })
 }
 
 fn open_tcp(host: &str, deadline: Deadline) -> Result<TcpStream, ClientError> {
@@ -274,7 +291,11 @@ fn attach_tcp(options: &Options, link: &mut Link, node: &Node, deadline: Deadlin
         other => other?,
     };
     let ip = link.tcp_peer().map_or_else(|| std::net::Ipv4Addr::LOCALHOST.into(), |peer| peer.ip());
-    BulkPool::connect(SocketAddr::new(ip, port), token, options.streams, deadline.at)
+    let wrap = match &options.address {
+        Address::Tcp(host) => wrap_of(options, host)?,
+        Address::Unix(_) => None,
+    };
+    BulkPool::connect(SocketAddr::new(ip, port), token, options.streams, wrap, deadline.at)
         .map_err(|error| none(error.to_string()))
 }
 

@@ -42,7 +42,7 @@ mod scan;
 mod session;
 #[cfg(test)]
 mod tests;
-
+mod tls;
 mod verified;
 
 pub use call::Client;
@@ -54,4 +54,5 @@ pub use query::Stat;
 pub use region::Region;
 pub use reply::Reply;
 pub use session::Transport;
+pub use tls::Tls;
 pub use verified::Verified;

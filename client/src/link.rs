@@ -16,12 +16,12 @@ use bytes::BytesMut;
 use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use transport::shm::{BlockingRing, Need, recv_with_fds, send_with_fds};
+use transport::tcp::channel::Channel;
 
 /// From this length on a value is sent from, and received into, the caller's own memory.
 pub(crate) const DIRECT_LEN_MIN: usize = 16 << 10;
@@ -32,7 +32,7 @@ const INBOX_LEN: usize = 64 << 10;
 /// What carries the bytes.
 #[derive(Debug)]
 pub(crate) enum Wire {
-    Tcp(TcpStream),
+    Tcp(Channel),
     Unix(UnixStream),
     Ring(Box<BlockingRing>),
 }

@@ -1,5 +1,6 @@
 //! What a client is told before it connects.
 
+use crate::tls::Tls;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -68,6 +69,8 @@ pub struct Options {
     pub via: Choice,
     /// Longest that any one call may wait, for a server that is still loading too.
     pub deadline: Duration,
+    /// How to speak TLS, over TCP for control and bulk; `None` speaks plain text.
+    pub tls: Option<Tls>,
     /// User and password. A server with one password only knows the user `default`.
     pub auth: Option<(String, String)>,
     /// Names the connection in `CLIENT LIST`.
@@ -94,6 +97,7 @@ impl Options {
             unix: None,
             via: Choice::Auto,
             deadline: Duration::from_secs(5),
+            tls: None,
             auth: None,
             name: None,
             buffer_len: 64 << 20,

@@ -4,6 +4,7 @@
 //! - A connection says hello with a session's token first; it ends with the session.
 //! - A write is acknowledged when its bytes lie in the slot. The slot stays while they arrive, and not beyond the grant: what
 //!   comes later is thrown away. A read that is not taken holds its object little longer than the lease.
+//! - The session of a client that came over TLS takes no connection in plain text.
 //! - A malformed frame ends the connection; a refused one does not, and its payload is thrown away.
 //! - A connection that is inside a frame and does not go on ends.
 
@@ -11,6 +12,7 @@ mod pace;
 
 use crate::node::Node;
 use crate::session::Bond;
+use crate::tls::HANDSHAKE;
 use pace::Pace;
 use parking_lot::Mutex;
 use protocol::base::{Crc, Instant, LeaseId, Millis};
@@ -20,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use storage::{StoreError, WriteGuard};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use transport::tcp::frame::{HEADER_LEN, Request, RequestHeader, ResponseHeader, Status, Token};
 
@@ -82,13 +84,37 @@ impl BulkSessions {
     }
 }
 
-/// Serves one bulk connection: hello, then frames until it ends.
-pub(crate) async fn serve(node: Arc<Node>, mut socket: TcpStream, seat: Seat) {
+/// Bytes in both directions, encrypted or not.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Wire for T {}
+
+/// Serves one bulk connection: hello, then frames until it ends. Where there is a certificate, it may begin with a handshake.
+pub(crate) async fn serve(node: Arc<Node>, socket: TcpStream, seat: Seat) {
     let patience = node.config.read().progress_ms.duration();
+    if !node.tls.has_certificate() {
+        return begin(node, socket, false, patience, seat).await;
+    }
+    let mut first = [0];
+    match tokio::time::timeout(patience, socket.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == HANDSHAKE => {
+            let limit = patience;
+            if let Some(socket) = node.tls.accept(&node, socket, limit).await {
+                begin(node, socket, true, patience, seat).await;
+            }
+        }
+        Ok(Ok(1)) => begin(node, socket, false, patience, seat).await,
+        // Gone, or silent for as long as a hello may take.
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// Takes the hello, and serves the session that it names if it came as that session's client did.
+async fn begin<W: Wire>(node: Arc<Node>, mut socket: W, secure: bool, patience: Duration, seat: Seat) {
     let mut pace = Pace::new(patience);
     let Ok(Some(Some(hello))) = pace.step(None, read_header(&mut socket, patience)).await else { return };
     let bond = match hello.request {
-        Request::Hello { token } => node.bulk.find(token),
+        Request::Hello { token } => node.bulk.find(token).filter(|bond| secure || !bond.secure),
         Request::Write { .. } | Request::Read { .. } | Request::Ping => None,
     };
     let mut bulk = Bulk { node, socket, patience, _seat: seat };
@@ -107,9 +133,9 @@ pub(crate) async fn serve(node: Arc<Node>, mut socket: TcpStream, seat: Seat) {
     bond.adopt(task.abort_handle());
 }
 
-struct Bulk {
+struct Bulk<W> {
     node: Arc<Node>,
-    socket: TcpStream,
+    socket: W,
     patience: Duration,
     _seat: Seat,
 }
@@ -123,7 +149,7 @@ enum Received {
 }
 
 /// The next header; `None` at the end of the stream. There is all the time in the world until its first byte.
-async fn read_header(socket: &mut TcpStream, patience: Duration) -> io::Result<Option<RequestHeader>> {
+async fn read_header<W: Wire>(socket: &mut W, patience: Duration) -> io::Result<Option<RequestHeader>> {
     let mut header = [0; HEADER_LEN];
     let first = socket.read(&mut header).await?;
     if first == 0 {
@@ -148,7 +174,7 @@ fn status(error: &StoreError) -> Status {
     }
 }
 
-impl Bulk {
+impl<W: Wire> Bulk<W> {
     async fn run(&mut self, bond: &Bond, hello: RequestHeader) -> io::Result<()> {
         self.respond(hello.done()).await?;
         while let Some(header) = read_header(&mut self.socket, self.patience).await? {
@@ -181,7 +207,11 @@ impl Bulk {
 
     async fn respond(&mut self, header: ResponseHeader) -> io::Result<()> {
         let bytes = header.encode();
-        Pace::new(self.patience).step(None, self.socket.write_all(&bytes)).await.map(drop)
+        let sent = async {
+            self.socket.write_all(&bytes).await?;
+            self.socket.flush().await
+        };
+        Pace::new(self.patience).step(None, sent).await.map(drop)
     }
 
     /// Receives a write's payload into the slot.
@@ -295,6 +325,8 @@ impl Bulk {
                 },
             }
         }
+        // What is encrypted need not be on its way yet.
+        pace.step(Some(late + self.patience), self.socket.flush()).await?;
         Ok(Ok(()))
     }
 }

@@ -21,7 +21,8 @@ pub use error::{ConfigError, Problem, SetError};
 pub use flash::{Device, Devices};
 pub use table::{Config, SettingInfo, When, setting, settings};
 pub use value::{
-    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, Seconds, Secret, ShmWrite, Value,
+    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, Seconds, Secret, ShmWrite,
+    TlsClients, Value,
 };
 
 use crate::cli::Cli;
@@ -333,6 +334,15 @@ impl Config {
         );
         must(self.shards == 0 || self.shards.is_power_of_two(), "shards", "must be a power of two, or 0".to_owned());
         must(self.shm_ring_len.get().is_power_of_two(), "shm-ring-len", "must be a power of two".to_owned());
+        let (has_cert, has_key) = (self.tls_cert_file.is_some(), self.tls_key_file.is_some());
+        must(
+            has_cert || !has_key,
+            "tls-key-file",
+            "needs the certificate that it belongs to (tls-cert-file)".to_owned(),
+        );
+        must(has_key || !has_cert, "tls-cert-file", "needs its private key (tls-key-file)".to_owned());
+        must(has_cert || self.tls_listen.is_none(), "tls-listen", "needs a certificate (tls-cert-file)".to_owned());
+        must(has_cert || !self.tls_metrics, "tls-metrics", "needs a certificate (tls-cert-file)".to_owned());
         found.extend(self.flash_disagreements());
         found
     }

@@ -24,6 +24,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -104,6 +105,18 @@ async fn accept(node: Arc<Node>, listener: std::net::TcpListener) -> std::io::Re
 }
 
 async fn serve(node: Arc<Node>, socket: TcpStream, own: SocketAddr) {
+    if !node.config.read().tls_metrics {
+        return converse(node, socket, own).await;
+    }
+    if let Some(socket) = node.tls.accept(&node, socket, HEAD_MAX).await {
+        converse(node, socket, own).await;
+    }
+}
+
+async fn converse<W>(node: Arc<Node>, socket: W, own: SocketAddr)
+where
+    W: AsyncRead + AsyncWrite + Unpin,
+{
     let service = service_fn(|request| {
         let response = answer(&node, &request, own);
         async { Ok::<_, Infallible>(response) }

@@ -29,6 +29,7 @@ mod session;
 mod slow;
 mod stage;
 mod stats;
+mod tls;
 mod upkeep;
 mod worker;
 

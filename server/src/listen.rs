@@ -1,6 +1,7 @@
 //! Listeners: who may connect, and which worker serves them.
 
 use crate::bulk;
+use crate::config::TlsClients;
 use crate::conn::stream::{Stream, UnixPart};
 use crate::conn::{Conn, Exit};
 use crate::node::{Addresses, Node};
@@ -30,6 +31,7 @@ pub(crate) struct Listeners {
     resp: std::net::TcpListener,
     bulk: Option<std::net::TcpListener>,
     unix: Option<std::os::unix::net::UnixListener>,
+    tls: Option<std::net::TcpListener>,
     /// Served by [`crate::http`].
     pub(crate) metrics: Option<std::net::TcpListener>,
 }
@@ -81,14 +83,19 @@ impl Listeners {
             .metrics_addr(resp_addr.port())
             .map(|addr| bind(addr).with_context(|| format!("listen on {addr} for metrics (`metrics-listen`)")))
             .transpose()?;
+        let tls = config
+            .tls_listen
+            .map(|addr| bind(addr).with_context(|| format!("listen on {addr} for TLS (`tls-listen`)")))
+            .transpose()?;
         let addresses = Addresses {
+            tls: tls.as_ref().and_then(|tls| tls.local_addr().ok()),
             metrics: metrics.as_ref().and_then(|metrics| metrics.local_addr().ok()),
             resp: Some(resp_addr),
             bulk: bulk.as_ref().and_then(|bulk| bulk.local_addr().ok()),
             unix: unix_path,
         };
         node.addresses.set(addresses).expect("a node listens once");
-        Ok(Self { resp, bulk, unix, metrics })
+        Ok(Self { resp, bulk, unix, tls, metrics })
     }
 
     /// Serves all of them until the node stops.
@@ -96,8 +103,10 @@ impl Listeners {
         let resp = TcpListener::from_std(self.resp)?;
         let bulk = self.bulk.map(TcpListener::from_std).transpose()?;
         let unix = self.unix.map(UnixListener::from_std).transpose()?;
+        let tls = self.tls.map(TcpListener::from_std).transpose()?;
         tokio::select! {
-            () = accept_resp(&node, resp) => {}
+            () = accept_resp(&node, resp, false) => {}
+            () = async { match tls { Some(tls) => accept_resp(&node, tls, true).await, None => std::future::pending().await } } => {}
             () = async { match bulk { Some(bulk) => accept_bulk(&node, bulk).await, None => std::future::pending().await } } => {}
             () = async { match unix { Some(unix) => accept_unix(&node, unix).await, None => std::future::pending().await } } => {}
             () = node.stopped() => {}
@@ -118,7 +127,8 @@ async fn pause(error: io::Error, said: &mut Option<Instant>) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn accept_resp(node: &Arc<Node>, listener: TcpListener) {
+/// Takes RESP connections, which begin with a handshake if the port is `secure`.
+async fn accept_resp(node: &Arc<Node>, listener: TcpListener, secure: bool) {
     let mut said = None;
     loop {
         match listener.accept().await {
@@ -126,18 +136,28 @@ async fn accept_resp(node: &Arc<Node>, listener: TcpListener) {
                 let laddr = socket.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
                 let fd = socket.as_raw_fd();
                 tune(&socket, node);
-                if node.config.read().protected_mode
-                    && !peer.ip().is_loopback()
-                    && !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed)
-                {
+                if is_protected(node, secure) && !peer.ip().is_loopback() {
+                    // One who awaits a handshake understands nothing else.
+                    if secure {
+                        continue;
+                    }
                     refuse(&Incoming::Tcp(socket), b"-DENIED this server is in protected mode: set `requirepass`, or connect from the same host, or set `protected-mode = false` if every client is trusted\r\n");
                     continue;
                 }
-                admit(node, Incoming::Tcp(socket), peer.to_string(), laddr, fd);
+                let incoming = if secure { Incoming::Tls(socket) } else { Incoming::Tcp(socket) };
+                admit(node, incoming, peer.to_string(), laddr, fd);
             }
             Err(error) => pause(error, &mut said).await,
         }
     }
+}
+
+/// Whether clients of other machines are refused: nobody would ask them who they are.
+fn is_protected(node: &Node, secure: bool) -> bool {
+    let config = node.config.read();
+    config.protected_mode
+        && !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed)
+        && !(secure && config.tls_auth_clients == TlsClients::Yes)
 }
 
 async fn accept_unix(node: &Arc<Node>, listener: UnixListener) {
@@ -196,12 +216,15 @@ fn refuse(incoming: &Incoming, words: &[u8]) {
     let _ = match incoming {
         Incoming::Tcp(socket) => socket.try_write(words),
         Incoming::Unix(socket) => socket.try_write(words),
+        Incoming::Tls(_) => return,
     };
 }
 
 enum Incoming {
     Tcp(TcpStream),
     Unix(tokio::net::UnixStream),
+    /// TCP, before its handshake.
+    Tls(TcpStream),
 }
 
 fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: i32) {
@@ -214,9 +237,10 @@ fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: 
     let id = node.clients.take_id();
     let client = ClientInfo::new(id, addr, laddr, fd, node.now_ms());
     node.clients.insert(Arc::clone(&client));
+    let secure = matches!(incoming, Incoming::Tls(_));
     let session = Session {
         node: Arc::clone(node),
-        bond: Bond::new(SessionId(rand::random())),
+        bond: Bond::new(SessionId(rand::random()), secure),
         client,
         authenticated: !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed),
         reply_mode: ReplyMode::On,
@@ -224,13 +248,20 @@ fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: 
     };
     let worker = node.workers().place();
     let detached = match incoming {
-        Incoming::Tcp(socket) => Stream::Tcp(socket).detach(),
+        Incoming::Tcp(socket) | Incoming::Tls(socket) => Stream::Tcp(socket).detach(),
         Incoming::Unix(socket) => Stream::Unix(UnixPart::new(socket)).detach(),
     };
     let Ok(detached) = detached else { return };
     let client = Arc::clone(&session.client);
     let task = node.workers().spawn(worker, async move {
         match detached.attach() {
+            Ok(Stream::Tcp(socket)) if secure => {
+                let node = Arc::clone(&session.node);
+                let limit = node.config.read().progress_ms.duration();
+                if let Some(socket) = node.tls.accept(&node, socket, limit).await {
+                    drive(Conn::new(Stream::Tls(Box::new(socket)), session, worker), 0).await;
+                }
+            }
             Ok(stream) => drive(Conn::new(stream, session, worker), 0).await,
             Err(error) => tracing::warn!(%error, "adopt a connection"),
         }

@@ -13,6 +13,7 @@ use crate::sampler::Sampler;
 use crate::slow::Slow;
 pub(crate) use crate::stage::Stage;
 use crate::stats::NodeStats;
+use crate::tls::Tls;
 use crate::upkeep::Upkeep;
 use crate::worker::Workers;
 use anyhow::Context as _;
@@ -34,6 +35,7 @@ pub(crate) struct Addresses {
     pub(crate) bulk: Option<SocketAddr>,
     pub(crate) unix: Option<PathBuf>,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) tls: Option<SocketAddr>,
 }
 
 /// One running node.
@@ -56,6 +58,7 @@ pub struct Node {
     pub(crate) census: Census,
     pub(crate) slow: Slow,
     pub(crate) upkeep: Upkeep,
+    pub(crate) tls: Tls,
     /// The flash tier, if this node has one.
     pub(crate) flash: Option<Flash>,
     /// The file that the configuration came from, for `CONFIG REWRITE`.
@@ -105,6 +108,8 @@ impl Node {
     /// # Errors
     /// When the machine refuses the memory.
     pub fn new(config: Config) -> anyhow::Result<Arc<Self>> {
+        let tls = Tls::default();
+        tls.put(Tls::prepare(&config)?);
         let len = config.segment_size();
         let huge = match config.huge_pages {
             crate::config::HugePages::Auto => storage::HugePages::Auto,
@@ -199,6 +204,7 @@ impl Node {
             census: Census::default(),
             slow: Slow::default(),
             upkeep: Upkeep::default(),
+            tls,
             flash,
             config_file: OnceLock::new(),
             workers: OnceLock::new(),

@@ -1,6 +1,6 @@
 //! A node's life from start to stop.
 
-use crate::config::Config;
+use crate::config::{Config, Value as _};
 use crate::http::Http;
 use crate::listen::Listeners;
 use crate::loading;
@@ -78,11 +78,15 @@ fn announce(node: &Node) {
     if let Some(addr) = addresses.bulk {
         tracing::info!("bulk TCP on {addr}");
     }
+    if let Some(addr) = addresses.tls {
+        tracing::info!("RESP over TLS on {addr}, client certificates: {}", config.tls_auth_clients.render());
+    }
     if let Some(path) = &addresses.unix {
         tracing::info!("shared memory and RESP on {}", path.display());
     }
     if let Some(addr) = addresses.metrics {
-        tracing::info!("metrics, health and status page on http://{addr}/");
+        let scheme = if config.tls_metrics { "https" } else { "http" };
+        tracing::info!("metrics, health and status page on {scheme}://{addr}/");
     }
     if addresses.resp.is_some_and(|addr| !addr.ip().is_loopback())
         && config.requirepass.is_empty()
@@ -133,9 +137,26 @@ async fn watch_signals(node: Arc<Node>) {
         tracing::error!("signals cannot be watched: stop the server with SHUTDOWN");
         return;
     };
-    tokio::select! {
-        _ = term.recv() => tracing::info!("SIGTERM"),
-        _ = int.recv() => tracing::info!("SIGINT"),
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    loop {
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM"),
+            _ = int.recv() => tracing::info!("SIGINT"),
+            _ = hung_up => {
+                match node.reload_certificates() {
+                    Ok(()) => tracing::info!("SIGHUP: certificates were read again"),
+                    Err(error) => tracing::error!("SIGHUP: the certificates before stay in use: {error:#}"),
+                }
+                continue;
+            }
+        }
+        break;
     }
     node.shut_down();
 }

@@ -34,6 +34,8 @@ pub(crate) struct Bond {
     durable: Mutex<HashMap<GrantId, Instant>>,
     /// Whether there ever was one.
     has_durable: AtomicBool,
+    /// Whether its client came over TLS: then its bulk connections do too.
+    pub(crate) secure: bool,
 }
 
 /// Durable grants that are remembered before old ones are forgotten.
@@ -42,7 +44,7 @@ const DURABLE_MAX: usize = 1024;
 const DURABLE_MEMORY: Millis = Millis(11 * 60_000);
 
 impl Bond {
-    pub(crate) fn new(id: SessionId) -> Arc<Self> {
+    pub(crate) fn new(id: SessionId, secure: bool) -> Arc<Self> {
         Arc::new(Self {
             id,
             account: Account::new(),
@@ -54,6 +56,7 @@ impl Bond {
             token: Mutex::new(None),
             durable: Mutex::new(HashMap::new()),
             has_durable: AtomicBool::new(false),
+            secure,
         })
     }
 

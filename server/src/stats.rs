@@ -107,6 +107,8 @@ pub(crate) struct NodeStats {
     pub(crate) shm_leased: Counter,
     pub(crate) protocol_errors: Counter,
     pub(crate) timeouts: Counter,
+    /// Handshakes of TLS that came to nothing.
+    pub(crate) tls_failed: Counter,
     /// Clients closed for the memory that they made the server hold.
     pub(crate) evicted: Counter,
     /// Reads of flash that were given up because they took too long.

@@ -3,6 +3,7 @@
 
 pub mod bulk;
 pub mod campaign;
+pub mod certs;
 pub mod flash_campaign;
 pub mod http;
 pub mod info;

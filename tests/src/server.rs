@@ -198,14 +198,27 @@ impl Server {
     /// # Panics
     /// If it does not say.
     pub fn metrics(&self) -> SocketAddr {
-        let mut found = None;
-        // It says so a line after the one that it was waited for.
-        until("it says where the metrics port is", PATIENCE, || {
-            found =
-                self.log().split("status page on http://").nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
-            found.is_some()
-        });
-        found.expect("waited for above")
+        let log = self.await_log("status page on http");
+        let (_, rest) = log.rsplit_once("status page on http").expect("waited for");
+        let addr = rest.split('/').nth(2).and_then(|addr| addr.parse().ok());
+        addr.unwrap_or_else(|| panic!("no address in {rest}"))
+    }
+
+    /// Where it serves RESP over TLS.
+    ///
+    /// # Panics
+    /// If it does not say.
+    pub fn tls(&self) -> SocketAddr {
+        let log = self.await_log("RESP over TLS on ");
+        let (_, rest) = log.rsplit_once("RESP over TLS on ").expect("waited for");
+        let addr = rest.split(',').next().and_then(|addr| addr.parse().ok());
+        addr.unwrap_or_else(|| panic!("no address in {rest}"))
+    }
+
+    /// Its log, once these words are in it: it says some things a little after what it was waited for.
+    fn await_log(&self, words: &str) -> String {
+        until(words, PATIENCE, || self.log().contains(words));
+        self.log()
     }
 
     /// The port of [`Server::addr`], for command lines.

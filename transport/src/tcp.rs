@@ -8,6 +8,7 @@
 //! - A header is 64 bytes, so that a page-aligned payload stays as aligned in the stream as it is in memory.
 
 mod bulk;
+pub mod channel;
 pub mod frame;
 mod pool;
 mod transport;

@@ -22,7 +22,7 @@ pub(super) const SPECS: &[Spec] = &[
         )])
         .answers(
             "map that tells how the session is reached. `SHM`, on the Unix socket only, takes the client's sealed \
-             memfds and passes the segments, a ring and two eventfds back; `TCP` answers a token and a port",
+             memfds and passes the segments, a ring and two eventfds back; `TCP` answers a token, a port, and whether connections there have to be over TLS",
             &[ErrorWord::NoTransport, ErrorWord::Denied, ErrorWord::Quota, ErrorWord::Busy],
         ),
     Spec::new(CommandId::Detach, "detach", 1, Group::Session)

@@ -30,6 +30,7 @@ static ALIASES: &[Alias] = &[
         get: |config| config.pid_file.as_ref().map_or(String::new(), Value::render),
     },
     Alias { name: "loglevel", ours: Some("log-level"), get: log_level },
+    Alias { name: "tls-port", ours: Some("tls-listen"), get: tls_port },
     constant("save", |_| String::new()),
     constant("appendonly", |_| "no".to_owned()),
     constant("databases", |_| "1".to_owned()),
@@ -39,6 +40,10 @@ static ALIASES: &[Alias] = &[
 
 fn unix_socket(config: &Config) -> String {
     config.unix_socket_path(config.listen.port()).map_or(String::new(), |path| path.display().to_string())
+}
+
+fn tls_port(config: &Config) -> String {
+    config.tls_listen.map_or(0, |addr| addr.port()).to_string()
 }
 
 fn log_level(config: &Config) -> String {

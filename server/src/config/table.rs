@@ -6,7 +6,7 @@
 use super::flash::Devices;
 use super::value::{
     Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, Seconds, Secret, ShmWrite,
-    Value,
+    TlsClients, Value,
 };
 use super::{Machine, Origin};
 use protocol::base::{ByteLen, Millis};
@@ -331,6 +331,20 @@ settings! {
         Runtime requirepass: Secret = "";
         /// Refuses clients of other machines while no password is set.
         Runtime protected_mode: bool = "yes";
+    }
+    "TLS" {
+        /// Address and port of RESP over TLS, beside that of `listen`. `none` turns it off.
+        Start tls_listen: Option<SocketAddr> = "none";
+        /// The server's certificate in PEM, those that vouch for it behind it. Read again at SIGHUP.
+        Runtime tls_cert_file: Option<PathBuf> = "none";
+        /// The private key of that certificate, in PEM.
+        Runtime tls_key_file: Option<PathBuf> = "none";
+        /// Certificates in PEM of the authorities that clients' certificates must come from.
+        Runtime tls_ca_cert_file: Option<PathBuf> = "none";
+        /// Whether a client must show a certificate, may, or is not asked.
+        Runtime tls_auth_clients: TlsClients = "yes";
+        /// Whether the metrics port speaks TLS too.
+        Start tls_metrics: bool = "no";
     }
     "Logs" {
         /// The least important line that is still logged.

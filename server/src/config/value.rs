@@ -327,6 +327,18 @@ words! {
 }
 
 words! {
+    /// Whether clients show a certificate at a TLS handshake.
+    TlsClients: "yes, no or optional" {
+        /// Or they are refused.
+        Yes = "yes",
+        /// Nobody asks.
+        No = "no",
+        /// If they have one, it must be good.
+        Optional = "optional",
+    }
+}
+
+words! {
     /// How the flash tier reads and writes its devices.
     FlashEngine: "auto, uring or syscall" {
         /// io_uring, or system calls where the kernel refuses it.

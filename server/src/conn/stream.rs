@@ -1,4 +1,7 @@
-//! What a RESP connection runs on: TCP, a Unix socket, or a pair of rings in shared memory.
+//! What a RESP connection runs on: TCP, TLS, a Unix socket, or a pair of rings in shared memory.
+//!
+//! Invariants:
+//! - What is not encrypted pays nothing for what is: its ways to the socket are branches of their own.
 
 use crate::conn::heading;
 use crate::conn::output::{Output, SLICES_MAX};
@@ -12,11 +15,13 @@ use tokio::net::{TcpStream, UnixStream};
 use transport::shm::fds::{recv_with_fds, send_with_fds};
 
 use super::ring::RingStream;
+use crate::tls::Secured;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
+    Tls(Box<Secured>),
     Unix(UnixPart),
     Ring(Box<RingStream>),
 }
@@ -85,6 +90,11 @@ impl Stream {
                 ready!(Pin::new(socket).poll_read(cx, &mut buffer))?;
                 Poll::Ready(Ok(buffer.filled().len()))
             }
+            Self::Tls(socket) => {
+                let mut buffer = ReadBuf::new(bytes);
+                ready!(Pin::new(&mut **socket).poll_read(cx, &mut buffer))?;
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
             Self::Unix(unix) => unix.poll_read(cx, bytes),
             Self::Ring(ring) => ring.poll_read(cx, bytes),
         }
@@ -116,6 +126,7 @@ impl Stream {
                 match self {
                     Self::Tcp(socket) if used == 1 => Pin::new(socket).poll_write(cx, &slices[0]),
                     Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+                    Self::Tls(socket) => Pin::new(&mut **socket).poll_write_vectored(cx, slices),
                     Self::Unix(unix) => unix.poll_write(cx, slices),
                     Self::Ring(ring) => ring.poll_write(cx, slices),
                 }
@@ -127,6 +138,10 @@ impl Stream {
             output.advance(count);
             progress(count)?;
         }
+        // What was taken and encrypted need not be on its way yet.
+        if let Self::Tls(socket) = self {
+            poll_fn(|cx| Pin::new(&mut **socket).poll_flush(cx)).await?;
+        }
         Ok(())
     }
 
@@ -135,7 +150,7 @@ impl Stream {
         match self {
             Self::Tcp(socket) => Some(socket.as_fd()),
             Self::Unix(unix) if unix.leaving.is_empty() => Some(unix.as_fd()),
-            Self::Unix(_) | Self::Ring(_) => None,
+            Self::Tls(_) | Self::Unix(_) | Self::Ring(_) => None,
         }
     }
 
@@ -143,7 +158,7 @@ impl Stream {
     pub(crate) fn unix(&mut self) -> Option<&mut UnixPart> {
         match self {
             Self::Unix(unix) => Some(unix),
-            Self::Tcp(_) | Self::Ring(_) => None,
+            Self::Tcp(_) | Self::Tls(_) | Self::Ring(_) => None,
         }
     }
 
@@ -152,7 +167,8 @@ impl Stream {
         match self {
             Self::Tcp(_) => true,
             Self::Unix(unix) => unix.arrived.is_empty() && unix.leaving.is_empty(),
-            Self::Ring(_) => false,
+            // Its keys stay with its runtime.
+            Self::Tls(_) | Self::Ring(_) => false,
         }
     }
 
@@ -161,7 +177,7 @@ impl Stream {
         Ok(match self {
             Self::Tcp(socket) => Detached::Tcp(socket.into_std()?),
             Self::Unix(unix) => Detached::Unix(unix.socket.into_std()?),
-            Self::Ring(_) => return Err(io::ErrorKind::Unsupported.into()),
+            Self::Tls(_) | Self::Ring(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 }

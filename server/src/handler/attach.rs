@@ -30,8 +30,9 @@ fn attach_tcp(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let token = ctx.node.bulk.open(&ctx.session.bond);
     ctx.session.bond.lend();
     let mut reply = ctx.output.writer();
-    reply.map(3);
+    reply.map(4);
     reply.field("session").bulk_display(ctx.session.bond.id);
+    reply.field("tls").count(u64::from(ctx.session.bond.secure));
     reply.field("token").bulk(token.to_hex().as_bytes());
     reply.field("port").count(u64::from(bulk.port()));
     Ok(Flow::Go)

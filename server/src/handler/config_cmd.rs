@@ -49,8 +49,7 @@ pub(crate) fn config_set(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
             "CONFIG SET failed (possibly related to argument '{twice}') - duplicate parameter"
         )));
     }
-    ctx.node.config.write().set_all(&pairs).map_err(|error| WireError::err(error.to_string()))?;
-    ctx.node.apply_config();
+    ctx.node.set_config(&pairs).map_err(WireError::err)?;
     ctx.reply().ok();
     Ok(Flow::Go)
 }
@@ -93,6 +92,7 @@ fn reset_statistics(node: &Node) {
         &stats.shm_leased,
         &stats.protocol_errors,
         &stats.timeouts,
+        &stats.tls_failed,
         &stats.evicted,
         &stats.flash_timeouts,
         &stats.flash_missed,

@@ -174,6 +174,9 @@ fn server(out: &mut Fields, facts: &Facts<'_>) {
     if let Some(path) = &node.addresses().unix {
         out.field("listener1", format_args!("name=unix,bind={}", path.display()));
     }
+    if let Some(addr) = node.addresses().tls {
+        out.field("listener2", format_args!("name=tls,bind={},port={}", addr.ip(), addr.port()));
+    }
     if let Some(addr) = node.addresses().metrics {
         out.field("metrics_port", addr.port());
     }

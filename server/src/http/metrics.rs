@@ -363,6 +363,7 @@ fn traffic(node: &Node, out: &mut Families) {
         "Connections closed for the memory they made the server hold",
         stats.evicted.get(),
     );
+    out.counter("tls_handshakes_failed", "Handshakes of TLS that came to nothing", stats.tls_failed.get());
     out.counter("protocol_errors", "Malformed requests", stats.protocol_errors.get());
     out.gauge("waiting_reply_bytes", "Bytes of replies that wait for their clients", MemoryUse::of(node).output as f64);
 }

@@ -2,3 +2,4 @@
 
 mod metrics;
 mod monitoring;
+mod tls;

@@ -6,6 +6,7 @@
 //! - After an error that leaves the stream out of step the connection refuses everything. A refusal by the server does
 //!   not: it is that piece's answer.
 
+use super::channel::{Channel, Wrap};
 use super::frame::{FrameError, HEADER_LEN, Op, PIECE_LEN_MAX, Request, RequestHeader, ResponseHeader, Status, Token};
 use protocol::base::{Crc, Generation, GrantId, LeaseId};
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
@@ -79,7 +80,7 @@ pub struct ReadAnswer {
 /// A connection that has said hello.
 #[derive(Debug)]
 pub struct BulkConnection {
-    stream: TcpStream,
+    stream: Channel,
     tag: u64,
     broken: bool,
     /// Bytes received ahead of the header they begin.
@@ -102,10 +103,24 @@ impl BulkConnection {
     /// # Errors
     /// [`BulkError::Refused`] if the token opens no session, else as the connection fails.
     pub fn connect(addr: SocketAddr, token: Token, deadline: Instant) -> Result<Self, BulkError> {
+        Self::connect_in(addr, token, None, deadline)
+    }
+
+    /// Connects, wraps the connection if there is a way to, and says hello.
+    ///
+    /// # Errors
+    /// As [`BulkConnection::connect`].
+    pub fn connect_in(
+        addr: SocketAddr,
+        token: Token,
+        wrap: Option<&dyn Wrap>,
+        deadline: Instant,
+    ) -> Result<Self, BulkError> {
         let left = left_until(deadline)?;
         let connect = |source| BulkError::Connect { addr, source };
         let stream = TcpStream::connect_timeout(&addr, left).map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
+        let stream = Channel::open(stream, wrap, left_until(deadline)?).map_err(connect)?;
         let (read_timeout, write_timeout) = (Duration::ZERO, Duration::ZERO);
         let mut connection = Self { stream, tag: 0, broken: false, ahead: Vec::new(), read_timeout, write_timeout };
         connection.exchange(Request::Hello { token }, deadline)?;

@@ -5,9 +5,11 @@
 //! - A broken connection is replaced before the next transfer, never in the middle of one.
 
 use super::bulk::{BulkConnection, BulkError, ReadAnswer, ReadPiece, WritePiece};
+use super::channel::Wrap;
 use super::frame::{Status, Token};
 use protocol::base::{Generation, GrantId, LeaseId};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Least bytes for which another connection is used.
@@ -21,18 +23,26 @@ const STRIPE_ALIGN: usize = 4096;
 pub struct BulkPool {
     addr: SocketAddr,
     token: Token,
+    wrap: Option<Arc<dyn Wrap>>,
     connections: Vec<BulkConnection>,
 }
 
 impl BulkPool {
-    /// Opens `count` connections, at least one.
+    /// Opens `count` connections, at least one, wrapped if there is a way to.
     ///
     /// # Errors
     /// As the first that fails.
-    pub fn connect(addr: SocketAddr, token: Token, count: usize, deadline: Instant) -> Result<Self, BulkError> {
-        let connections =
-            (0..count.max(1)).map(|_| BulkConnection::connect(addr, token, deadline)).collect::<Result<_, _>>()?;
-        Ok(Self { addr, token, connections })
+    pub fn connect(
+        addr: SocketAddr,
+        token: Token,
+        count: usize,
+        wrap: Option<Arc<dyn Wrap>>,
+        deadline: Instant,
+    ) -> Result<Self, BulkError> {
+        let connections = (0..count.max(1))
+            .map(|_| BulkConnection::connect_in(addr, token, wrap.as_deref(), deadline))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { addr, token, wrap, connections })
     }
 
     /// How many connections there are.
@@ -143,7 +153,7 @@ impl BulkPool {
 
     fn mend(&mut self, deadline: Instant) -> Result<(), BulkError> {
         for connection in self.connections.iter_mut().filter(|connection| connection.is_broken()) {
-            *connection = BulkConnection::connect(self.addr, self.token, deadline)?;
+            *connection = BulkConnection::connect_in(self.addr, self.token, self.wrap.as_deref(), deadline)?;
         }
         Ok(())
     }

@@ -236,7 +236,7 @@ fn a_deadline_ends_every_wait_and_the_connection() {
 fn a_long_transfer_is_striped_and_comes_together_again() {
     let len = 3 * STRIPE_LEN_MIN + 12_345;
     let slots = slots_of(&[(1, len), (2, len)]);
-    let mut pool = BulkPool::connect(serve(slots, 1 << 20), TOKEN, 3, soon()).expect("connected");
+    let mut pool = BulkPool::connect(serve(slots, 1 << 20), TOKEN, 3, None, soon()).expect("connected");
     assert_eq!(pool.width(), 3);
     let bytes = some_bytes(len, 3);
     pool.write(GrantId(1), 0, &bytes, soon()).expect("written");
@@ -260,7 +260,7 @@ fn a_long_transfer_is_striped_and_comes_together_again() {
 #[test]
 fn a_pool_replaces_a_connection_that_broke() {
     let slots = slots_of(&[(1, 64)]);
-    let mut pool = BulkPool::connect(serve(slots, 1 << 20), TOKEN, 1, soon()).expect("connected");
+    let mut pool = BulkPool::connect(serve(slots, 1 << 20), TOKEN, 1, None, soon()).expect("connected");
     let past = Instant::now();
     assert!(matches!(pool.write(GrantId(1), 0, &[1; 64], past), Err(BulkError::Timeout)));
     pool.write(GrantId(1), 0, &[1; 64], soon()).expect("a new connection");

@@ -35,6 +35,7 @@ pub use shard::Counters;
 pub use shard::grant::{Committed, Condition, GRANT_SPAN_MAX, Terms};
 pub use slot::Account;
 pub use store::Store;
+pub use store::change::Snapshot;
 pub use store::flash::{
     Buried, Current, FlashPlace, FlashRead, Graveyard, Pinned, Promotion, RecoveredRecord, Reinsertion, SlotRecord,
     Spill, SpillOf,

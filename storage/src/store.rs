@@ -3,6 +3,7 @@
 //! Role: finds the shard of a key or credential, makes room, and keeps guards alive. The state machine of an object is in
 //! [`crate::shard`].
 
+pub(crate) mod change;
 pub(crate) mod flash;
 pub(crate) mod keyspace;
 pub(crate) mod maintain;

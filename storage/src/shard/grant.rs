@@ -41,6 +41,8 @@ pub enum Condition {
     IfAbsent,
     /// Only if a live object has the key.
     IfPresent,
+    /// Only if the live object of the key is still this one.
+    IfIs(Generation),
 }
 
 /// What becomes true of an object with its publication.
@@ -48,7 +50,7 @@ pub enum Condition {
 pub struct Terms {
     /// When the key may be taken.
     pub condition: Condition,
-    /// Keeps the replaced object's expiry.
+    /// Keeps the replaced object's expiry and pins.
     pub keep_ttl: bool,
     /// When the object expires.
     pub expires: Option<Instant>,
@@ -492,6 +494,28 @@ impl Shard {
         }
     }
 
+    /// Why a write of a key that holds `found` is refused, if it is. Whoever finds an object where none was to be touches it.
+    pub(crate) fn refusal(
+        &mut self,
+        now: Instant,
+        found: Option<At>,
+        condition: Condition,
+        parent: Option<Stamp>,
+        space: &Space,
+    ) -> Option<StoreError> {
+        match (found, condition) {
+            (Some(at), Condition::IfAbsent) => {
+                self.touch_as_found(now, at, parent, space);
+                Some(StoreError::Exists { generation: self.generation_at(at) })
+            }
+            (None, Condition::IfPresent | Condition::IfIs(_)) => Some(StoreError::Condition),
+            (Some(at), Condition::IfIs(generation)) if self.generation_at(at) != generation => {
+                Some(StoreError::Condition)
+            }
+            _ => None,
+        }
+    }
+
     /// Makes a reserved slot live, if its terms allow. On refusal the slot is freed. `reserved` bytes are settled here.
     pub(crate) fn publish(
         &mut self,
@@ -505,23 +529,18 @@ impl Shard {
         space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
         let key = HashedKey { key: &slot.key, hash: slot.hash };
         let found = self.locate(now, key, space);
-        let refusal = match (found, terms.condition) {
-            (Some(at), Condition::IfAbsent) => {
-                self.touch_as_found(now, at, parent, space);
-                Some(StoreError::Exists { generation: self.generation_at(at) })
-            }
-            (None, Condition::IfPresent) => Some(StoreError::Condition),
-            _ if terms.pin => self.take_pin(found, slot.charge, space).err(),
-            _ => None,
-        };
+        let refusal = self
+            .refusal(now, found, terms.condition, parent, space)
+            .or_else(|| if terms.pin { self.take_pin(found, slot.charge, space).err() } else { None });
         if let Some(refusal) = refusal {
             self.free_slot(slot, space);
             return Err(refusal);
         }
-        let mut expires = terms.expires;
+        let (mut expires, mut pins) = (terms.expires, None);
         if let Some(at) = found {
             if terms.keep_ttl {
                 expires = self.expiry_at(at);
+                pins = self.held_pins(self.handle_of_pins(at));
             }
             self.unlink_at(at, space);
         }
@@ -545,6 +564,9 @@ impl Shard {
         }
         if terms.pin {
             self.pin_taken(index, space);
+        }
+        if let Some(pins) = pins {
+            self.keep_pins(index, pins, space);
         }
         debug_assert!(self.entries[index].has(flag::IN_USE), "published");
         Ok(index)

@@ -25,7 +25,7 @@ const TIMED_MAX: u32 = 1024;
 
 /// Pins of one object.
 #[derive(Clone, Debug, Default)]
-struct Held {
+pub(crate) struct Held {
     endless: u32,
     timed: u32,
     /// Ends of the timed ones, and how many end then.
@@ -237,6 +237,25 @@ impl Shard {
         let charge = self.charge_at(to);
         self.quota(to, Ends::Pin, space).0.take_always(charge);
         self.flag_pinned(to, charge, held);
+    }
+
+    /// The pins of an object that is about to be replaced by one that keeps them.
+    pub(crate) fn held_pins(&self, handle: u32) -> Option<Held> {
+        self.pins.pins.get(&handle).cloned()
+    }
+
+    /// Gives those pins to the object that replaced it, whatever the quota: a changed value is no smaller a promise.
+    pub(crate) fn keep_pins(&mut self, index: u32, held: Held, space: &Space) {
+        if self.is_spared(index, Ends::Pin) {
+            return;
+        }
+        let charge = self.charge_at(index);
+        self.quota(index, Ends::Pin, space).0.take_always(charge);
+        if let Some(end) = held.first_end() {
+            self.pins.queue.push(end, (index, Ends::Pin));
+        }
+        self.flag_pinned(index, charge, held);
+        self.tell_pins(index, space);
     }
 
     /// One pin more, with an end or without. Returns the pins it has now.

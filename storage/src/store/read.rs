@@ -141,7 +141,7 @@ impl ReadGuard {
 }
 
 impl Store {
-    fn guard(&self, shard_index: usize, shard: &mut Shard, space: &Space, index: u32) -> Option<ReadGuard> {
+    pub(super) fn guard(&self, shard_index: usize, shard: &mut Shard, space: &Space, index: u32) -> Option<ReadGuard> {
         shard.add_user(index).then(|| self.guard_of_user(shard_index, shard, space, index))
     }
 
@@ -247,7 +247,7 @@ impl Store {
         })
     }
 
-    fn found_checked(
+    pub(super) fn found_checked(
         &self,
         shard_index: usize,
         shard: &mut Shard,

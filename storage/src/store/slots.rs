@@ -5,6 +5,7 @@
 //! - Dropped, each gives back what it held; nothing leaks with a task that ends early.
 
 use super::Store;
+use super::read::Found;
 use crate::dram::memory;
 use crate::error::StoreError;
 use crate::place::Place;
@@ -83,6 +84,18 @@ impl Reservation {
     pub fn publish(mut self, now: Instant, crc: Crc, terms: &Terms) -> Result<Committed, StoreError> {
         let slot = self.slot.take().expect("held until published or dropped");
         self.store.publish(now, slot, crc, terms)
+    }
+
+    /// As [`Reservation::publish`], and answers with what the key held until then, whether it was replaced or not.
+    pub fn exchange(
+        mut self,
+        now: Instant,
+        crc: Crc,
+        terms: &Terms,
+        checked: bool,
+    ) -> (Option<Found>, Result<Committed, StoreError>) {
+        let slot = self.slot.take().expect("held until published or dropped");
+        self.store.publish_exchanging(now, slot, crc, terms, checked)
     }
 }
 

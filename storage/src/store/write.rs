@@ -366,8 +366,7 @@ impl Store {
         terms: &Terms,
     ) -> Result<Generation, StoreError> {
         let small = shard::small_len(value.len() as u64, key.len());
-        if slab::charge(small).is_none() || terms.parent.is_some() || terms.condition != Condition::Always || terms.pin
-        {
+        if slab::charge(small).is_none() || terms.parent.is_some() || terms.pin {
             let reservation = self.reserve(now, key, value.len() as u64, account)?;
             let crc = protocol::base::copy_into(value, &reservation.span());
             return reservation.publish(now, crc, terms).map(|committed| committed.generation);
@@ -387,6 +386,12 @@ impl Store {
             let prey = self.0.prey(now);
             let done = self.0.with(shard_index, |shard, space| {
                 shard.prefetch(hashed);
+                if terms.condition != Condition::Always {
+                    let found = shard.locate(now, hashed, space);
+                    if let Some(refusal) = shard.refusal(now, found, terms.condition, None, space) {
+                        return Some(Err(refusal));
+                    }
+                }
                 let number = shard_number(shard_index);
                 let (page, slot) = shard.slabs.allocate(now, len, space, number).or_else(|| {
                     // In a full store of values of one size, one victim is enough, under the same lock.
@@ -395,10 +400,11 @@ impl Store {
                 })?;
                 let at = shard.slabs.slot(page, slot).0.plus(SMALL_HEADER + key.len() as u64);
                 space.memory(at).write(at.offset(), value);
-                let mut expires = terms.expires;
+                let (mut expires, mut pins) = (terms.expires, None);
                 if let Some(at) = shard.locate(now, hashed, space) {
                     if terms.keep_ttl {
                         expires = shard.expiry_at(at);
+                        pins = shard.held_pins(shard.handle_of_pins(at));
                     }
                     shard.unlink_at(at, space);
                 }
@@ -418,10 +424,13 @@ impl Store {
                 if let Some(until) = terms.soft_pin {
                     shard.soft_pin(index, until);
                 }
-                Some(generation)
+                if let Some(pins) = pins {
+                    shard.keep_pins(index, pins, space);
+                }
+                Some(Ok(generation))
             });
-            if let Some(generation) = done {
-                return Ok(generation);
+            if let Some(done) = done {
+                return done;
             }
             if !self.0.make_small_room(now, shard_index, &mut hunt) {
                 return Err(self.no_space(now, slab::charge(len).unwrap_or(len)));

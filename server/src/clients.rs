@@ -56,7 +56,7 @@ impl Clients {
         let mut held: Vec<(u64, Arc<ClientInfo>)> = Vec::new();
         let mut sum = 0;
         for client in self.connected.lock().values() {
-            let bytes = client.pending.load(Ordering::Relaxed) + client.buffered.load(Ordering::Relaxed);
+            let bytes = client.held();
             // What those hold that were ended before is about to be free.
             if bytes > 0 && !client.is_killed() {
                 sum += bytes;
@@ -83,14 +83,16 @@ impl Clients {
     }
 
     /// Ends those that ran out of time: `progress_ms` without a byte inside a request or reply, `idle_ms` without a
-    /// request (0: never). Returns how many.
-    pub(crate) fn reap(&self, now_ms: u64, progress_ms: u64, idle_ms: u64) -> u64 {
+    /// request (0: never), `held_ms` with a slot in a transaction. Returns how many.
+    pub(crate) fn reap(&self, now_ms: u64, progress_ms: u64, idle_ms: u64, held_ms: u64) -> u64 {
         let mut reaped = 0;
         for client in self.connected.lock().values() {
             let progress = client.progress_ms.load(Ordering::Relaxed);
             let stuck = progress != 0 && now_ms.saturating_sub(progress) > progress_ms;
             let idle = idle_ms != 0 && now_ms.saturating_sub(client.active_ms.load(Ordering::Relaxed)) > idle_ms;
-            if (stuck || idle) && !client.is_killed() {
+            let held = client.held_since_ms.load(Ordering::Relaxed);
+            let held = held != 0 && now_ms.saturating_sub(held) > held_ms;
+            if (stuck || idle || held) && !client.is_killed() {
                 client.kill();
                 reaped += 1;
             }
@@ -127,10 +129,10 @@ mod tests {
     fn time_is_for_those_inside_a_request_and_is_given_back() {
         let clients = Clients::default();
         let (inside, idle) = (client(&clients, 0, 0, 1000), client(&clients, 0, 0, 0));
-        assert_eq!(clients.reap(6000, 5000, 0), 0);
+        assert_eq!(clients.reap(6000, 5000, 0, 0), 0);
         clients.forgive(9000);
-        assert_eq!(clients.reap(14_000, 5000, 0), 0);
-        assert_eq!(clients.reap(14_001, 5000, 0), 1);
+        assert_eq!(clients.reap(14_000, 5000, 0, 0), 0);
+        assert_eq!(clients.reap(14_001, 5000, 0, 0), 1);
         assert!(inside.is_killed() && !idle.is_killed());
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod stream;
 
 use crate::dispatch::{self, Answer, Ctx, Flow, Run};
 use crate::error::refused;
+use crate::handler::alone::{Alone, Queued};
 use crate::handler::command_cmd::spec_at;
 use crate::latency::Level;
 use crate::node::Node;
@@ -81,6 +82,8 @@ enum Next {
     Wait(dispatch::Job, Answer),
     /// Run the next command again when there is room for what it writes.
     Room,
+    /// Go on when `CLIENT PAUSE` is over, in so long at most.
+    Paused(Duration),
     Close,
     /// At once, without a word more: nobody takes what there is to say.
     Drop,
@@ -149,6 +152,7 @@ pub(crate) struct Conn {
 impl Conn {
     pub(crate) fn new(stream: Stream, session: Session, worker: usize) -> Self {
         let limits = limits(&session);
+        session.client.worker.store(worker as u64, Ordering::Relaxed);
         let state = State {
             session,
             framer: Framer::new(limits),
@@ -170,6 +174,7 @@ impl Conn {
     }
 
     pub(crate) fn worker(&mut self, worker: usize) {
+        self.client().worker.store(worker as u64, Ordering::Relaxed);
         self.state.worker = worker;
     }
 
@@ -235,7 +240,7 @@ impl Conn {
                     let State { session, output, .. } = &mut self.state;
                     let mark = output.mark();
                     let (level, started) = (job.level(), std::time::Instant::now());
-                    let rest = job.run(session, output).await;
+                    let rest = job.run(session, output, &mut self.stream).await;
                     self.state.note_waited(started.elapsed(), level, rest.is_none());
                     let State { session, output, .. } = &mut self.state;
                     if answer == Answer::Unwanted {
@@ -254,6 +259,12 @@ impl Conn {
                 Next::Room => {
                     self.flush().await?;
                     self.await_room().await
+                }
+                Next::Paused(span) => {
+                    self.flush().await?;
+                    let node = Arc::clone(&self.state.session.node);
+                    node.pause.wait(span).await;
+                    self.state.run_buffer(&mut self.stream)
                 }
                 Next::Close => {
                     self.flush().await?;
@@ -353,7 +364,7 @@ impl Conn {
         self.state.session.client.progress_ms.store(self.state.session.node.now_ms().max(1), Ordering::Relaxed);
         let node = Arc::clone(&self.state.session.node);
         let client = Arc::clone(&self.state.session.client);
-        let key = self.state.framer.args(&self.state.buffer).bytes(arg - 1).unwrap_or_default();
+        let key = dispatch::key_of_value(self.state.framer.args(&self.state.buffer), arg).unwrap_or_default();
         let reserved = reserve(&node, &client, key, len, &self.state.session.bond.account).await;
         let due = end_of_transfer(&node, len);
         let total = usize::try_from(len).map_err(io::Error::other)?;
@@ -444,7 +455,7 @@ impl Room {
 }
 
 /// A slot for a value that is about to come.
-async fn reserve(
+pub(crate) async fn reserve(
     node: &Node,
     client: &ClientInfo,
     key: &[u8],
@@ -568,6 +579,8 @@ impl State {
         let node = Arc::clone(&self.session.node);
         let stats = &*node.workers().get(self.worker).stats;
         let now = node.now_looked();
+        // Nobody is alone meanwhile.
+        let _entered = node.gates().enter(self.worker);
         let now_ms = now.0 / 1_000_000;
         let pause = usize::try_from(node.hot.output_pause.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         let mut start = 0;
@@ -575,6 +588,11 @@ impl State {
         let next = loop {
             match self.framer.poll(&bytes[start..]) {
                 Ok(Step::Incomplete) => break Next::Read,
+                Ok(Step::Command { .. }) if node.pause.is_on() && self.pause(&bytes[start..], now).is_some() => {
+                    let span = self.pause(&bytes[start..], now).unwrap_or_default();
+                    self.framer.reset();
+                    break Next::Paused(span);
+                }
                 Ok(Step::Command { consumed }) => {
                     let (flow, answer) = dispatch::execute(Ctx {
                         node: &node,
@@ -589,7 +607,15 @@ impl State {
                         resume: &mut self.resume,
                         has_waited: self.has_waited,
                         ran: &mut self.ran,
+                        alone: None,
                     });
+                    let flow = match flow {
+                        Flow::Alone => {
+                            let again = Queued::of(self.framer.args(&bytes[start..]), &mut self.taken);
+                            Flow::Wait(dispatch::Job::Alone(Alone::one(again)))
+                        }
+                        flow => flow,
+                    };
                     self.framer.reset();
                     if matches!(flow, Flow::Room) {
                         // Its words are framed anew.
@@ -607,7 +633,7 @@ impl State {
                         Flow::Go => {}
                         Flow::Relimit => self.framer.set_limits(limits(&self.session)),
                         Flow::Wait(job) => break Next::Wait(job, answer),
-                        Flow::Room => unreachable!("left above"),
+                        Flow::Room | Flow::Alone => unreachable!("left above"),
                         Flow::Close => break Next::Close,
                     }
                 }
@@ -636,13 +662,26 @@ impl State {
         (start, next)
     }
 
+    /// How long the command that was framed has to wait for the end of a pause. One that brought large values runs: it began
+    /// before.
+    fn pause(&self, bytes: &[u8], now: Instant) -> Option<Duration> {
+        let args = self.framer.args(bytes);
+        if !self.taken.is_empty() {
+            return None;
+        }
+        let spec = dispatch::spec_of(&args)?;
+        let writes = spec.id == protocol::command::CommandId::Exec
+            && self.session.multi.as_ref().is_some_and(|queue| queue.writes());
+        self.session.node.pause.holds(now, spec, writes)
+    }
+
     /// Inside a request its bytes must keep coming; between requests there is all the time in the world.
     fn note_progress(&mut self, next: &Next, left: usize, ran: bool, now_ms: u64) {
         let client = &self.session.client;
         let inside = match next {
             Next::Receive { .. } => true,
             Next::Read => self.framer.is_mid_command() || left > 0,
-            Next::Flush | Next::Wait(..) | Next::Room | Next::Close | Next::Drop => false,
+            Next::Flush | Next::Wait(..) | Next::Room | Next::Paused(_) | Next::Close | Next::Drop => false,
         };
         let begun = inside && (ran || client.progress_ms.load(Ordering::Relaxed) == 0);
         if begun || self.moved >= PROGRESS_LEN || !inside {

@@ -10,13 +10,15 @@ use crate::conn::output::Output;
 use crate::conn::stream::Stream;
 use crate::error::refused;
 use crate::handler;
+use crate::handler::alone::Brought;
 pub(crate) use crate::handler::job::Job;
+use crate::handler::multi;
 use crate::node::Node;
 use crate::session::{ReplyMode, Session};
 use crate::slow::SLOW;
 use crate::stats::{WorkerStats, bump};
 use protocol::base::Instant;
-use protocol::command::{self, CommandId, Flags, Spec};
+use protocol::command::{self, CommandId, Flags, Spec, Values};
 use protocol::resp::{Args, ErrorWord, WireError, Writer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,6 +45,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) has_waited: bool,
     /// Commands that ran since the clock was read.
     pub(crate) ran: &'a mut Vec<Run>,
+    /// Nobody else runs anything meanwhile, and this was brought from flash for it.
+    pub(crate) alone: Option<&'a Brought>,
 }
 
 /// Calls of one command in a row.
@@ -83,6 +87,8 @@ pub(crate) enum Flow {
     /// There will be room once more has been written to flash: wait a little, then run the same command again. Only for a
     /// command whose arguments all lie in the buffer; what it has done by then it notes in [`Ctx::resume`].
     Room,
+    /// Run the same command again, with nobody else's beside it. It has taken nothing and written nothing yet.
+    Alone,
     /// Send what there is, then end.
     Close,
 }
@@ -99,6 +105,20 @@ pub(crate) fn streams(args: Args<'_>, arg: usize) -> bool {
     args.bytes(0).and_then(command::lookup).is_some_and(|spec| spec.values.contains(arg))
 }
 
+/// The command that is asked for, its container's subcommand if it has any.
+pub(crate) fn spec_of(args: &Args<'_>) -> Option<&'static Spec> {
+    let spec = command::lookup(args.bytes(0)?)?;
+    Some(args.bytes(1).and_then(|word| spec.subcommand(word)).unwrap_or(spec))
+}
+
+/// The key of a value that is about to be received.
+pub(crate) fn key_of_value<'a>(args: Args<'a>, arg: usize) -> Option<&'a [u8]> {
+    match command::lookup(args.bytes(0)?)?.values {
+        Values::Even => args.bytes(arg - 1),
+        Values::None | Values::At(_) => args.bytes(1),
+    }
+}
+
 /// Runs one command. Whether it is answered at all is up to the client (`CLIENT REPLY`): a job's reply is told apart by the
 /// second value.
 pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
@@ -108,6 +128,7 @@ pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
     let flow = match command::lookup(name) {
         Some(spec) => run_spec(&mut ctx, spec),
         None => {
+            multi::abort(&mut ctx);
             let error = if ctx.session.authenticated { unknown(&ctx.args) } else { no_auth() };
             ctx.stats.error(error.word());
             ctx.reply().wire_error(&error);
@@ -130,7 +151,7 @@ pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
         ctx.output.forget(mark);
     }
     match flow {
-        Flow::Room => ctx.session.reply_mode = mode,
+        Flow::Room | Flow::Alone => ctx.session.reply_mode = mode,
         _ => *ctx.resume = 0,
     }
     (flow, answer)
@@ -180,21 +201,47 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
     }
     if ctx.node.hot.loading.load(Ordering::Relaxed) && !spec.flags.contains(Flags::LOADING) {
         bump(&stat.rejected, 1);
+        multi::abort(ctx);
         let error = crate::loading::refusal(ctx.node);
         ctx.stats.error(error.word());
         ctx.reply().wire_error(&error);
         return Flow::Go;
     }
+    if ctx.session.multi.is_some() && ctx.alone.is_none() {
+        let queued =
+            if known { spec.check_arity(ctx.args.len()).and_then(|()| multi::queue(ctx, spec)) } else { Ok(false) };
+        match queued {
+            Ok(true) => return Flow::Go,
+            Ok(false) => {}
+            Err(error) => {
+                bump(&stat.rejected, 1);
+                multi::abort(ctx);
+                ctx.stats.error(error.word());
+                ctx.reply().wire_error(&error);
+                return Flow::Go;
+            }
+        }
+    }
     let started = may_be_slow(spec).then(std::time::Instant::now);
     let result = if known {
         spec.check_arity(ctx.args.len()).and_then(|()| handler::run(ctx, spec))
+    } else if ctx.args.bytes(1).is_some_and(|word| word.eq_ignore_ascii_case(b"help")) {
+        match ctx.args.len() {
+            2 => {
+                handler::command_cmd::help(spec, &mut ctx.reply());
+                Ok(Flow::Go)
+            }
+            _ => Err(WireError::arity(&format!("{}|help", spec.full_name))),
+        }
     } else {
         let word = ctx.args.bytes(1).map(|word| String::from_utf8_lossy(&word[..word.len().min(128)]).into_owned());
         let name = spec.full_name.to_ascii_uppercase();
         Err(WireError::err(format!("unknown subcommand '{}'. Try {name} HELP.", word.unwrap_or_default())))
     };
-    if matches!(result, Ok(Flow::Room)) {
-        return Flow::Room;
+    match result {
+        Ok(Flow::Room) => return Flow::Room,
+        Ok(Flow::Alone) => return Flow::Alone,
+        _ => {}
     }
     bump(&stat.calls, 1);
     if let Some(took) = started.map(|started| started.elapsed()).filter(|took| *took >= SLOW) {

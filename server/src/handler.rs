@@ -1,5 +1,6 @@
 //! Commands: one straight-line function each, a family a file. The only code that talks to store and transport at once.
 
+pub(crate) mod alone;
 pub(crate) mod aside;
 pub(crate) mod attach;
 pub(crate) mod checked;
@@ -7,18 +8,24 @@ pub(crate) mod client;
 pub(crate) mod command_cmd;
 pub(crate) mod config_cmd;
 pub(crate) mod connection;
+pub(crate) mod debug;
 pub(crate) mod diagnose;
+pub(crate) mod dump;
 pub(crate) mod expire;
 pub(crate) mod fetch;
 pub(crate) mod generic;
 pub(crate) mod info;
 pub(crate) mod job;
+pub(crate) mod lcs;
 pub(crate) mod lease;
 pub(crate) mod lookup;
 pub(crate) mod memory;
+pub(crate) mod modify;
+pub(crate) mod multi;
 pub(crate) mod node_cmd;
 pub(crate) mod object;
 pub(crate) mod pin;
+pub(crate) mod rework;
 pub(crate) mod server;
 pub(crate) mod string;
 pub(crate) mod tier_cmd;
@@ -36,7 +43,21 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::MGet => string::mget(ctx),
         Id::MSet => string::mset(ctx),
         Id::StrLen => string::strlen(ctx),
-        Id::GetRange => string::getrange(ctx),
+        Id::GetRange | Id::SubStr => string::getrange(ctx),
+        Id::GetSet => modify::get_set(ctx),
+        Id::GetDel => modify::get_del(ctx),
+        Id::GetEx => modify::get_ex(ctx),
+        Id::SetNx => modify::set_nx(ctx),
+        Id::SetEx | Id::PSetEx => modify::set_ex(ctx, spec.id),
+        Id::MSetNx => modify::mset_nx(ctx),
+        Id::Append => rework::append(ctx),
+        Id::SetRange => rework::set_range(ctx),
+        Id::Incr => rework::incr(ctx),
+        Id::Decr => rework::decr(ctx),
+        Id::IncrBy => rework::incr_by(ctx),
+        Id::DecrBy => rework::decr_by(ctx),
+        Id::IncrByFloat => rework::incr_by_float(ctx),
+        Id::Lcs => lcs::lcs(ctx),
 
         Id::Put => object::put(ctx),
         Id::Commit => object::commit(ctx),
@@ -71,6 +92,11 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::Keys => generic::keys(ctx),
         Id::Scan => generic::scan(ctx),
         Id::RandomKey => generic::random_key(ctx),
+        Id::Rename => rework::rename(ctx, false),
+        Id::RenameNx => rework::rename(ctx, true),
+        Id::Copy => rework::copy(ctx),
+        Id::Dump => dump::dump(ctx),
+        Id::Restore => dump::restore(ctx),
         Id::ObjectEncoding => generic::object_encoding(ctx),
         Id::ObjectIdleTime => generic::object_idle_time(ctx),
         Id::ObjectFreq => generic::object_freq(ctx),
@@ -82,6 +108,12 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::Expire | Id::PExpire | Id::ExpireAt | Id::PExpireAt => expire::expire(ctx, spec.id),
         Id::ExpireTime | Id::PExpireTime => expire::expire_time(ctx, spec.id),
         Id::Persist => expire::persist(ctx),
+
+        Id::Multi => multi::multi(ctx),
+        Id::Exec => multi::exec(ctx),
+        Id::Discard => multi::discard(ctx),
+        Id::Watch => multi::watch(ctx),
+        Id::Unwatch => multi::unwatch(ctx),
 
         Id::Ping => connection::ping(ctx),
         Id::Echo => connection::echo(ctx),
@@ -100,6 +132,8 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::ClientNoEvict => client::client_no_evict(ctx),
         Id::ClientNoTouch => client::client_no_touch(ctx),
         Id::ClientReply => client::client_reply(ctx),
+        Id::ClientPause => client::client_pause(ctx),
+        Id::ClientUnpause => client::client_unpause(ctx),
 
         Id::Command => command_cmd::command(ctx),
         Id::CommandCount => command_cmd::command_count(ctx),
@@ -130,7 +164,10 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::ModuleList => server::module_list(ctx),
         Id::FunctionFlush => server::function_flush(ctx),
         Id::FunctionList => server::function_list(ctx),
-        Id::DebugSleep => server::debug_sleep(ctx),
+        Id::DebugSleep => debug::debug_sleep(ctx),
+        Id::DebugPopulate => debug::debug_populate(ctx),
+        Id::DebugObject => debug::debug_object(ctx),
+        Id::LolWut => server::lolwut(ctx),
         Id::Shutdown => server::shutdown(ctx),
         Id::Wait => server::wait(ctx),
 

@@ -244,6 +244,8 @@ fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: 
         client,
         authenticated: !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed),
         reply_mode: ReplyMode::On,
+        multi: None,
+        watched: Vec::new(),
         owns_bond: true,
     };
     let worker = node.workers().place();

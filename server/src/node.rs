@@ -9,6 +9,8 @@ use crate::clients::Clients;
 use crate::clock::BootClock;
 use crate::config::{Config, PromoteOn, ShmWrite};
 use crate::flash::Flash;
+use crate::gate::Gates;
+use crate::pause::Pause;
 use crate::sampler::Sampler;
 use crate::slow::Slow;
 pub(crate) use crate::stage::Stage;
@@ -57,6 +59,7 @@ pub struct Node {
     pub(crate) sampler: Sampler,
     pub(crate) census: Census,
     pub(crate) slow: Slow,
+    pub(crate) pause: Pause,
     pub(crate) upkeep: Upkeep,
     pub(crate) tls: Tls,
     /// The flash tier, if this node has one.
@@ -64,6 +67,7 @@ pub struct Node {
     /// The file that the configuration came from, for `CONFIG REWRITE`.
     pub(crate) config_file: OnceLock<PathBuf>,
     pub(crate) workers: OnceLock<Workers>,
+    gates: Gates,
     pub(crate) addresses: OnceLock<Addresses>,
     /// Bytes of segments whose pages are there.
     pub(crate) prefaulted: AtomicU64,
@@ -82,6 +86,7 @@ pub(crate) struct Hot {
     pub(crate) output_len_max: usize,
     pub(crate) request_len_max: usize,
     pub(crate) preauth_len_max: usize,
+    pub(crate) object_len_max: u64,
     pub(crate) lease_max: Millis,
     /// Time that a writer waits for objects to reach flash.
     pub(crate) spill_wait: Duration,
@@ -178,6 +183,7 @@ impl Node {
             output_len_max: len(config.output_len_max),
             request_len_max: len(config.request_len_max),
             preauth_len_max: len(config.preauth_len_max),
+            object_len_max: config.object_len_max.get(),
             lease_max: config.lease_ms_max,
             spill_wait: config.spill_wait_ms.duration(),
             flash_wait: config.flash_wait_ms_max.duration(),
@@ -203,11 +209,13 @@ impl Node {
             sampler: Sampler::default(),
             census: Census::default(),
             slow: Slow::default(),
+            pause: Pause::default(),
             upkeep: Upkeep::default(),
             tls,
             flash,
             config_file: OnceLock::new(),
             workers: OnceLock::new(),
+            gates: Gates::new(config.worker_count()),
             addresses: OnceLock::new(),
             prefaulted: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
@@ -277,6 +285,11 @@ impl Node {
 
     pub(crate) fn workers(&self) -> &Workers {
         self.workers.get().expect("workers start before connections")
+    }
+
+    /// How one client's commands run alone.
+    pub(crate) fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     pub(crate) fn addresses(&self) -> &Addresses {

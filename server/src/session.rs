@@ -5,12 +5,14 @@
 //!   connection and ring that the bond opened.
 //! - Descriptors and tokens are credentials: they are never logged.
 
+use crate::handler::alone::Watched;
+use crate::handler::multi::Queue;
 use crate::node::Node;
 use parking_lot::Mutex;
 use protocol::base::{GrantId, Instant, Millis, SessionId};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use storage::Account;
 use tokio::task::AbortHandle;
 use transport::shm::PeerBuffer;
@@ -181,6 +183,10 @@ pub(crate) struct ClientInfo {
     pub(crate) pending: AtomicU64,
     /// Bytes of a request that is not whole yet.
     pub(crate) buffered: AtomicU64,
+    /// Bytes of commands queued by `MULTI`, how many, and since when one of them holds a slot (0: none does).
+    pub(crate) queued: AtomicU64,
+    pub(crate) multi: AtomicI64,
+    pub(crate) held_since_ms: AtomicU64,
     pub(crate) resp3: AtomicBool,
     pub(crate) no_evict: AtomicBool,
     /// Its reads do not count as use.
@@ -230,6 +236,9 @@ impl ClientInfo {
             bytes_out: AtomicU64::new(0),
             pending: AtomicU64::new(0),
             buffered: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
+            multi: AtomicI64::new(-1),
+            held_since_ms: AtomicU64::new(0),
             resp3: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
@@ -251,6 +260,11 @@ impl ClientInfo {
         if held.as_ref().is_none_or(|(before, _)| *before <= moves) {
             *held = Some((moves, task));
         }
+    }
+
+    /// Bytes that it makes the server hold.
+    pub(crate) fn held(&self) -> u64 {
+        [&self.pending, &self.buffered, &self.queued].iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
     }
 
     /// Whether it was ended, and may not know it yet.
@@ -282,6 +296,10 @@ pub(crate) struct Session {
     /// Whether it may run more than `AUTH`, `HELLO`, `PING` and `QUIT`.
     pub(crate) authenticated: bool,
     pub(crate) reply_mode: ReplyMode,
+    /// What was queued since `MULTI`.
+    pub(crate) multi: Option<Box<Queue>>,
+    /// What `EXEC` has to find unchanged.
+    pub(crate) watched: Vec<(Box<[u8]>, Watched)>,
     /// A ring ends with the Unix socket that it was made on, and does not end the bond.
     pub(crate) owns_bond: bool,
 }

@@ -98,7 +98,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         if since > SAMPLE_EVERY.max(every) + OVERSLEPT {
             node.clients.forgive(now.0 / 1_000_000);
         } else {
-            node.stats.timeouts.add(node.clients.reap(now.0 / 1_000_000, progress, idle));
+            node.stats.timeouts.add(node.clients.reap(now.0 / 1_000_000, progress, idle, node.hot.lease_max.0));
         }
         node.stats.evicted.add(node.clients.bound(node.hot.waiting_max));
         node.sampler.tick(&node, now);

@@ -10,6 +10,7 @@ pub mod info;
 pub mod payload;
 pub mod peer;
 pub mod raw;
+pub mod redis_server;
 pub mod server;
 pub mod shm;
 pub mod wire;

@@ -13,6 +13,32 @@ const MARK: &[u8] = b"-end-of-reply-";
 #[derive(Debug)]
 pub struct Wire {
     socket: TcpStream,
+    /// Read, and not handed out by [`Wire::reply`] yet.
+    read: Vec<u8>,
+}
+
+/// Bytes of the reply that `bytes` begin with; `None` if it is not whole.
+///
+/// # Panics
+/// If they begin with no reply.
+pub fn reply_len(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|end| end == b"\r\n")?;
+    let text = std::str::from_utf8(&bytes[1..line]).unwrap_or_default();
+    let number = || text.parse::<i64>().unwrap_or_else(|_| panic!("{:?} is no length", bytes[..line].escape_ascii()));
+    let after = line + 2;
+    let items = match bytes[0] {
+        b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => 0,
+        b'$' | b'=' | b'!' => {
+            let len = usize::try_from(number()).map_or(0, |len| len + 2);
+            return (bytes.len() >= after + len).then_some(after + len);
+        }
+        b'*' | b'~' | b'>' => number(),
+        b'%' => 2 * number(),
+        kind => panic!("no reply begins with {:?}", char::from(kind)),
+    };
+    (0..items.max(0)).try_fold(after, |at, _| {
+        bytes.get(at..).filter(|rest| !rest.is_empty()).and_then(reply_len).map(|len| at + len)
+    })
 }
 
 /// A request as it goes over the wire.
@@ -36,7 +62,7 @@ impl Wire {
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
         socket.set_write_timeout(Some(PATIENCE)).expect("a socket takes a time-out");
         socket.set_nodelay(true).expect("a socket takes the option");
-        Self { socket }
+        Self { socket, read: Vec::new() }
     }
 
     /// Sends bytes as they are.
@@ -66,6 +92,36 @@ impl Wire {
         }
         reply.truncate(reply.len().checked_sub(end.len())?);
         Some(reply)
+    }
+
+    /// The next reply, as bytes, whatever it answers; `None` if the server ends the connection instead.
+    ///
+    /// # Panics
+    /// If it does not come in time.
+    pub fn reply(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some(len) = (!self.read.is_empty()).then(|| reply_len(&self.read)).flatten() {
+                let rest = self.read.split_off(len);
+                return Some(std::mem::replace(&mut self.read, rest));
+            }
+            match self.read() {
+                Ok(bytes) if bytes.is_empty() => return None,
+                Ok(bytes) => self.read.extend(bytes),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("no reply: {error}"),
+            }
+        }
+    }
+
+    /// Sends these words and reads one reply, where nothing may follow them: within `MULTI`, or beside pushes.
+    ///
+    /// # Panics
+    /// As [`Wire::reply`].
+    pub fn exchange<W: AsRef<[u8]>>(&mut self, words: &[W]) -> Option<Vec<u8>> {
+        if self.socket.write_all(&request(words)).is_err() {
+            return None;
+        }
+        self.reply()
     }
 
     /// The same for a line of words, with blanks for line ends: `:1`, `$1 v`, `-ERR syntax error`.

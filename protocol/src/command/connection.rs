@@ -24,6 +24,7 @@ pub(super) const SPECS: &[Spec] = &[
     about(CommandId::Hello, "hello", -1)
         .fast()
         .flags(Flags::NO_AUTH.union(Flags::SKIP_MONITOR))
+        .flags(Flags::NO_MULTI)
         .doc("6.0.0", "O(1)", "Agrees on the protocol version, and may authenticate and name the connection.")
         .takes(&[block(
             "arguments",
@@ -41,6 +42,7 @@ pub(super) const SPECS: &[Spec] = &[
     about(CommandId::Auth, "auth", -2)
         .fast()
         .flags(Flags::NO_AUTH.union(Flags::SKIP_MONITOR))
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(1)", "Authenticates the connection.")
         .takes(&[string("username").optional(), string("password")])
         .answers("`+OK`", &[ErrorWord::WrongPass]),
@@ -123,5 +125,21 @@ pub(super) const SPECS: &[Spec] = &[
                 .doc("3.2.0", "O(1)", "Decides whether this connection gets replies.")
                 .takes(&[one_of("action", &[token("on", "ON"), token("off", "OFF"), token("skip", "SKIP")])])
                 .answers("`+OK` to `ON`, otherwise nothing", &[]),
+            about(CommandId::ClientPause, "client|pause", -3)
+                .admin()
+                .doc(
+                    "2.9.50",
+                    "O(1)",
+                    "Lets every client wait for so long with its next command, or with its next write.",
+                )
+                .takes(&[
+                    integer("timeout"),
+                    one_of("mode", &[token("write", "WRITE"), token("all", "ALL")]).optional(),
+                ])
+                .answers("`+OK`", &[]),
+            about(CommandId::ClientUnpause, "client|unpause", 2)
+                .admin()
+                .doc("6.2.0", "O(N) in the number of waiting connections", "Ends what `CLIENT PAUSE` began.")
+                .answers("`+OK`", &[]),
         ]),
 ];

@@ -65,9 +65,9 @@ pub(super) const SPECS: &[Spec] = &[
         .contains(&[
             Spec::new(CommandId::ObjectEncoding, "object|encoding", 3, Group::Generic)
                 .reads(Keys::one(2))
-                .doc("2.2.3", "O(1)", "Returns how a value is kept.")
+                .doc("2.2.3", "O(1)", "Returns how Redis would keep a value. Here all are kept alike.")
                 .takes(&[key("key")])
-                .answers("`raw` or nil", &[]),
+                .answers("`int`, `embstr` or `raw`, or nil", &[]),
             Spec::new(CommandId::ObjectIdleTime, "object|idletime", 3, Group::Generic)
                 .reads(Keys::one(2))
                 .doc("2.2.3", "O(1)", "Returns how long an object was not used, in seconds.")

@@ -26,15 +26,19 @@ command_ids! {
     Node Segment SegmentList Tier TierList TierAttach TierDetach Evict Diagnose
     // Strings.
     Set Get MGet MSet StrLen GetRange
+    GetSet GetDel GetEx SetNx SetEx PSetEx MSetNx Append SubStr SetRange
+    Incr Decr IncrBy DecrBy IncrByFloat Lcs
     // Keys.
-    Exists Del Unlink Touch Type Keys Scan RandomKey
+    Exists Del Unlink Touch Type Keys Scan RandomKey Rename RenameNx Copy Dump Restore
     Ttl Pttl Expire PExpire ExpireAt PExpireAt ExpireTime PExpireTime Persist
     Object ObjectEncoding ObjectIdleTime ObjectFreq ObjectRefCount ObjectHelp
     Wait
+    // Transactions.
+    Multi Exec Discard Watch Unwatch
     // The connection.
     Ping Echo Hello Auth Select Quit Reset
     Client ClientId ClientInfo ClientList ClientKill ClientSetName ClientGetName ClientSetInfo ClientNoEvict
-    ClientNoTouch ClientReply
+    ClientNoTouch ClientReply ClientPause ClientUnpause
     // The server.
     Command CommandCount CommandDocs CommandInfo CommandGetKeys CommandList
     Config ConfigGet ConfigSet ConfigResetStat ConfigRewrite
@@ -43,5 +47,5 @@ command_ids! {
     SlowLog SlowLogGet SlowLogLen SlowLogReset
     Latency LatencyLatest LatencyHistory LatencyReset
     Module ModuleList Function FunctionFlush FunctionList
-    Debug DebugSleep Shutdown
+    Debug DebugSleep DebugPopulate DebugObject Shutdown LolWut
 }

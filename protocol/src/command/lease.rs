@@ -2,7 +2,7 @@
 
 use super::CommandId;
 use super::object::{VIA, ViaChoice};
-use super::spec::{Group, Keys, Spec};
+use super::spec::{Flags, Group, Keys, Spec};
 use super::syntax::{integer, key, string};
 use super::words::{Words, is};
 use crate::base::{LeaseId, Lent, Millis};
@@ -14,6 +14,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Lease, "lease", -3, Group::Lease)
         .reads(Keys::one(1))
         .fast()
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(1)", "Promises that an object stays readable where it is, and tells where.")
         .takes(&[key("key"), integer("milliseconds"), VIA])
         .answers(
@@ -38,6 +39,7 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("`:1`, or `:0` if it had ended", &[]),
     Spec::new(CommandId::MLease, "mlease", -3, Group::Lease)
         .reads(Keys::UntilOption { first: 2, word: "VIA" })
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(N) in the number of keys", "Leases several objects.")
         .takes(&[integer("milliseconds"), key("key").multiple(), VIA])
         .answers(
@@ -52,6 +54,7 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("array of integers: for each lease, in order, 1, or 0 if it had ended", &[]),
     Spec::new(CommandId::Lookup, "lookup", -2, Group::Lease)
         .reads(Keys::UntilOption { first: 1, word: "LEASE" })
+        .flags(Flags::NO_MULTI)
         .doc(
             "1.0.0",
             "O(N) in the number of keys",

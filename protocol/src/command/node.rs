@@ -48,7 +48,8 @@ pub(super) const SPECS: &[Spec] = &[
                 ),
             Spec::new(CommandId::TierAttach, "tier|attach", -3, Group::Node)
                 .admin()
-                .doc(
+                .flags(Flags::NO_MULTI)
+        .doc(
                     "1.0.0",
                     "O(N) in the segments of the device",
                     "Opens a file or block device as one more flash device. Objects of an earlier time on it are not believed.",
@@ -61,7 +62,8 @@ pub(super) const SPECS: &[Spec] = &[
             Spec::new(CommandId::TierDetach, "tier|detach", -3, Group::Node)
                 .admin()
                 .flags(Flags::BLOCKING)
-                .doc(
+                .flags(Flags::NO_MULTI)
+        .doc(
                     "1.0.0",
                     "O(N) in the objects that lie on it",
                     "Closes a flash device; what lies only there is kept as far as DRAM has room for it, unless `NODRAIN`.",
@@ -71,6 +73,7 @@ pub(super) const SPECS: &[Spec] = &[
         ]),
     Spec::new(CommandId::Evict, "evict", 2, Group::Node)
         .admin()
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(N) in the objects evicted", "Evicts the oldest objects until they took so many bytes.")
         .takes(&[integer("bytes")])
         .answers("integer: bytes freed", &[]),

@@ -1,7 +1,7 @@
 //! Objects, written in two phases: `PUT` reserves and grants, `COMMIT` seals and publishes.
 
 use super::CommandId;
-use super::spec::{Group, Keys, Spec};
+use super::spec::{Flags, Group, Keys, Spec};
 use super::syntax::{Syntax, block, integer, key, one_of, string, token};
 use super::words::{Words, is, once};
 use crate::base::{ByteLen, Crc, GrantId, Millis, Via};
@@ -45,6 +45,7 @@ pub(super) const SPECS: &[Spec] = &[
         .writes(Keys::one(1))
         .denies_oom()
         .fast()
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(1)", "Reserves room for an object and grants the right to write it once.")
         .takes(&[
             key("key"),
@@ -75,6 +76,7 @@ pub(super) const SPECS: &[Spec] = &[
         ),
     Spec::new(CommandId::Commit, "commit", -4, Group::Object)
         .writes(Keys::None)
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(N) in the object's bytes", "Seals a granted slot: revokes, checks the checksum, publishes.")
         .takes(&[
             string("grant"),
@@ -90,12 +92,14 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Abort, "abort", 2, Group::Object)
         .writes(Keys::None)
         .fast()
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(1)", "Gives a granted slot back.")
         .takes(&[string("grant")])
         .answers("`:1`, or `:0` if there was nothing to give back", &[]),
     Spec::new(CommandId::MPut, "mput", -4, Group::Object)
         .writes(Keys::CountedPairs)
         .denies_oom()
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(N) in the number of keys", "Reserves room for several objects.")
         .takes(&[
             integer("count"),
@@ -113,6 +117,7 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("array: for each item, in order, the map of `PUT` or that item's error", PUT_ERRORS),
     Spec::new(CommandId::MCommit, "mcommit", -3, Group::Object)
         .writes(Keys::None)
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(N) in the objects' bytes", "Seals several granted slots.")
         .takes(&[block("item", &[string("grant"), string("hex8")]).multiple()])
         .answers("array: for each item, in order, the map of `COMMIT` or that item's error", COMMIT_ERRORS),

@@ -194,15 +194,38 @@ pub(super) const SPECS: &[Spec] = &[
         ]),
     container(CommandId::Debug, "debug", -2)
         .doc("1.0.0", "Depends on the subcommand.", "For tests of clients.")
-        .contains(&[about(CommandId::DebugSleep, "debug|sleep", 3)
-            .admin()
-            .flags(Flags::BLOCKING)
-            .doc("1.0.0", "O(1)", "Answers after so many seconds. Only this connection waits.")
-            .takes(&[string("seconds")])
-            .answers("`+OK`", &[ErrorWord::Denied])]),
+        .contains(&[
+            about(CommandId::DebugSleep, "debug|sleep", 3)
+                .admin()
+                .flags(Flags::BLOCKING)
+                .flags(Flags::NO_MULTI)
+                .doc("1.0.0", "O(1)", "Answers after so many seconds. Only this connection waits.")
+                .takes(&[string("seconds")])
+                .answers("`+OK`", &[ErrorWord::Denied]),
+            about(CommandId::DebugPopulate, "debug|populate", -3)
+                .admin()
+                .flags(Flags::NO_MULTI)
+                .doc("1.0.0", "O(N) in the number of keys", "Stores so many small values, for tests of clients.")
+                .takes(&[integer("count"), string("prefix").optional(), integer("size").optional()])
+                .answers("`+OK`", &[ErrorWord::Denied, ErrorWord::Oom]),
+            about(CommandId::DebugObject, "debug|object", 3)
+                .admin()
+                .doc("1.0.0", "O(1)", "Tells how an object is kept.")
+                .takes(&[key("key")])
+                .answers("one line of text", &[ErrorWord::Denied]),
+        ]),
+    about(CommandId::LolWut, "lolwut", -1)
+        .fast()
+        .doc("5.0.0", "O(1)", "Shows a picture and the version.")
+        .takes(&[
+            block("version", &[integer("version")]).after("VERSION").optional(),
+            integer("argument").optional().multiple(),
+        ])
+        .answers("text for people", &[]),
     about(CommandId::Shutdown, "shutdown", -1)
         .admin()
         .while_loading()
+        .flags(Flags::NO_MULTI)
         .doc(
             "1.0.0",
             "O(N) in the bytes that lie in DRAM only",

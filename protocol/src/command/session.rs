@@ -1,7 +1,7 @@
 //! Bulk sessions: how a connection gets a way for its bytes beside RESP.
 
 use super::CommandId;
-use super::spec::{Group, Spec};
+use super::spec::{Flags, Group, Spec};
 use super::syntax::{block, integer, one_of, string, token};
 use super::words::{Words, is};
 use crate::resp::{Args, Encoder, ErrorWord, WireError};
@@ -11,6 +11,7 @@ use bytes::BytesMut;
 pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Attach, "attach", -2, Group::Session)
         .while_loading()
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(1)", "Opens a bulk session bound to this connection: both end together.")
         .takes(&[one_of(
             "transport",
@@ -27,6 +28,7 @@ pub(super) const SPECS: &[Spec] = &[
         ),
     Spec::new(CommandId::Detach, "detach", 1, Group::Session)
         .while_loading()
+        .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(N) in the grants and leases held", "Closes this connection's bulk session.")
         .answers("`:1`, or `:0` if there was none", &[]),
 ];

@@ -30,6 +30,10 @@ bitflags! {
         const MOVABLEKEYS = 1 << 9;
         /// Not shown to `MONITOR` and not logged: carries credentials.
         const SKIP_MONITOR = 1 << 10;
+        /// Others hear of it: waits when writes do.
+        const MAY_REPLICATE = 1 << 11;
+        /// Not queued by `MULTI`, and refused within it.
+        const NO_MULTI = 1 << 12;
     }
 
     /// Which groups of an access-control rule a command belongs to.
@@ -55,13 +59,15 @@ bitflags! {
         const DANGEROUS = 1 << 8;
         /// The connection itself.
         const CONNECTION = 1 << 9;
+        /// Transactions.
+        const TRANSACTION = 1 << 10;
     }
 }
 
 impl Flags {
     /// The words of `COMMAND INFO`.
     pub fn words(self) -> impl Iterator<Item = &'static str> {
-        const WORDS: [(Flags, &str); 11] = [
+        const WORDS: [(Flags, &str); 13] = [
             (Flags::WRITE, "write"),
             (Flags::READONLY, "readonly"),
             (Flags::DENYOOM, "denyoom"),
@@ -73,6 +79,8 @@ impl Flags {
             (Flags::BLOCKING, "blocking"),
             (Flags::MOVABLEKEYS, "movablekeys"),
             (Flags::SKIP_MONITOR, "skip_monitor"),
+            (Flags::MAY_REPLICATE, "may_replicate"),
+            (Flags::NO_MULTI, "no_multi"),
         ];
         WORDS.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, word)| word)
     }
@@ -80,7 +88,7 @@ impl Flags {
 
 impl Acl {
     /// Every group and its name, without the `@`.
-    pub const WORDS: [(Self, &'static str); 10] = [
+    pub const WORDS: [(Self, &'static str); 11] = [
         (Self::KEYSPACE, "keyspace"),
         (Self::READ, "read"),
         (Self::WRITE, "write"),
@@ -91,6 +99,7 @@ impl Acl {
         (Self::BLOCKING, "blocking"),
         (Self::DANGEROUS, "dangerous"),
         (Self::CONNECTION, "connection"),
+        (Self::TRANSACTION, "transaction"),
     ];
 
     /// The names of these groups, without the `@`.
@@ -114,6 +123,8 @@ pub enum Group {
     String,
     /// Keys, whatever they hold.
     Generic,
+    /// Commands that run together.
+    Transactions,
     /// The connection.
     Connection,
     /// The server, as Redis has it.
@@ -132,6 +143,7 @@ impl Group {
             Self::Node => "node",
             Self::String => "string",
             Self::Generic => "generic",
+            Self::Transactions => "transactions",
             Self::Connection => "connection",
             Self::Server => "server",
             Self::Scripting => "scripting",
@@ -299,6 +311,20 @@ impl Spec {
         self.flags = self.flags.union(Flags::WRITE);
         self.acl = self.acl.union(Acl::WRITE);
         self.with_keys(keys)
+    }
+
+    /// About transactions.
+    #[must_use]
+    pub(super) const fn transaction(mut self) -> Self {
+        self.acl = self.acl.union(Acl::TRANSACTION);
+        self
+    }
+
+    /// Looks at `keys` without reading what they hold.
+    #[must_use]
+    pub(super) const fn keys_of_interest(mut self, keys: Keys) -> Self {
+        self.keys = keys;
+        self
     }
 
     const fn with_keys(mut self, keys: Keys) -> Self {

@@ -1,6 +1,7 @@
 //! In-band values, as Redis has them.
 
 use super::CommandId;
+use super::modify::time;
 use super::spec::{Group, Keys, Spec, Values};
 use super::syntax::{block, integer, key, one_of, string, token, unix_time};
 use super::words::{Words, check_key, is, once};
@@ -138,13 +139,13 @@ impl<'a> Set<'a> {
             } else if is(word, "keepttl") {
                 once(&mut expiry, SetExpiry::Keep)?;
             } else if is(word, "ex") {
-                once(&mut expiry, SetExpiry::In(time(words, 1000)?))?;
+                once(&mut expiry, SetExpiry::In(time(words, 1000, "set")?))?;
             } else if is(word, "px") {
-                once(&mut expiry, SetExpiry::In(time(words, 1)?))?;
+                once(&mut expiry, SetExpiry::In(time(words, 1, "set")?))?;
             } else if is(word, "exat") {
-                once(&mut expiry, SetExpiry::AtUnix(time(words, 1000)?))?;
+                once(&mut expiry, SetExpiry::AtUnix(time(words, 1000, "set")?))?;
             } else if is(word, "pxat") {
-                once(&mut expiry, SetExpiry::AtUnix(time(words, 1)?))?;
+                once(&mut expiry, SetExpiry::AtUnix(time(words, 1, "set")?))?;
             } else {
                 return Err(WireError::syntax());
             }
@@ -173,15 +174,4 @@ impl<'a> Set<'a> {
             }
         })
     }
-}
-
-/// A positive time that fits Redis's range when written in milliseconds.
-fn time(words: &mut Words<'_>, unit_ms: i64) -> Result<Millis, WireError> {
-    words
-        .signed()?
-        .checked_mul(unit_ms)
-        .and_then(|time| u64::try_from(time).ok())
-        .filter(|&time| time > 0)
-        .map(Millis)
-        .ok_or_else(|| WireError::invalid_expire("set"))
 }

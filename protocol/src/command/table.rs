@@ -3,19 +3,22 @@
 //! Role: the families' entries in one list and a hash table over their names that the compiler builds.
 
 use super::Spec;
-use super::{connection, generic, lease, node, object, pin, server, session, string};
+use super::{connection, generic, keyspace, lease, modify, node, object, pin, server, session, string, transaction};
 use crate::resp::{Args, WireError};
 
 /// One slice a family, in the order of the documentation.
-const FAMILIES: [&[Spec]; 10] = [
+const FAMILIES: [&[Spec]; 13] = [
     object::SPECS,
     lease::SPECS,
     pin::SPECS,
     session::SPECS,
     node::SPECS,
     string::SPECS,
+    modify::SPECS,
     generic::SPECS,
+    keyspace::SPECS,
     super::expire::SPECS,
+    transaction::SPECS,
     connection::SPECS,
     server::SPECS,
 ];

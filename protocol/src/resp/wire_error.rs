@@ -55,6 +55,8 @@ error_words! {
     TooBig "TOOBIG" "The object, batch or duration is above the configured limit, which the text names.";
     Busy "BUSY" "The resource is in use by somebody else. Try again.";
     NoTransport "NOTRANSPORT" "The transport asked for is not there. Use `VIA auto` or another one.";
+    ExecAbort "EXECABORT" "A command of the transaction was refused when it was queued: none of them ran.";
+    BusyKey "BUSYKEY" "Something has this key and `REPLACE` was not given.";
     Denied "DENIED" "The operation is not allowed here, whoever asks.";
 }
 

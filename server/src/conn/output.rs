@@ -113,6 +113,15 @@ impl Output {
         }
     }
 
+    /// Takes over all that another has to send, of which nothing was sent yet.
+    pub(crate) fn append(&mut self, other: Self) {
+        let base = self.buffer.len();
+        self.buffer.extend_from_slice(&other.buffer);
+        self.held_len += other.held_len;
+        self.held.extend(other.held.into_iter().map(|held| Held { at: held.at + base, ..held }));
+        self.resp3 = other.resp3;
+    }
+
     /// What to send next. `spliced`: stop before framing that is sent by other means.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX], spliced: bool) -> usize {
         let mut count = 0;

@@ -103,6 +103,8 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
         client: Arc::clone(&client),
         authenticated: ctx.session.authenticated,
         reply_mode: ReplyMode::On,
+        multi: None,
+        watched: Vec::new(),
         owns_bond: false,
     };
     client.bulky.store(true, std::sync::atomic::Ordering::Relaxed);

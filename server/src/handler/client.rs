@@ -4,6 +4,7 @@ use super::command_cmd::spec_at;
 use super::connection::USER;
 use crate::dispatch::{Ctx, Flow};
 use crate::session::{ClientInfo, ReplyMode};
+use protocol::base::Millis;
 use protocol::command::{Words, parse_i64};
 use protocol::resp::WireError;
 use std::fmt::Write as _;
@@ -65,11 +66,13 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     let age = now_ms.saturating_sub(client.since_ms) / 1000;
     let idle = now_ms.saturating_sub(client.active_ms.load(Ordering::Relaxed)) / 1000;
     let pending = client.pending.load(Ordering::Relaxed);
+    let (multi, queued) = (client.multi.load(Ordering::Relaxed), client.queued.load(Ordering::Relaxed));
     let command = spec_at(client.last_command.load(Ordering::Relaxed)).map_or("NULL", |spec| spec.full_name);
     let resp = if client.resp3.load(Ordering::Relaxed) { 3 } else { 2 };
     let words = client.words.lock().clone();
     let mut flags = String::new();
     for (set, flag) in [
+        (multi >= 0, 'x'),
         (laddr.starts_with('/'), 'U'),
         (client.no_evict.load(Ordering::Relaxed), 'e'),
         (client.no_touch.load(Ordering::Relaxed), 'T'),
@@ -84,7 +87,7 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     writeln!(
         text,
         "id={id} addr={addr} laddr={laddr} fd={fd} name={} age={age} idle={idle} flags={flags} db=0 sub=0 psub=0 ssub=0 \
-         multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={pending} oll=0 omem=0 tot-mem={pending} \
+         multi={multi} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl={pending} oll=0 omem=0 tot-mem={pending} \
          events=r cmd={command} user={USER} redir=-1 resp={resp} lib-name={} lib-ver={} tot-net-in={} tot-net-out={} \
          tot-cmds={} worker={}",
         words.name,
@@ -280,6 +283,31 @@ pub(crate) fn client_reply(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     } else {
         return Err(WireError::syntax());
     }
+    Ok(Flow::Go)
+}
+
+/// `CLIENT PAUSE timeout [WRITE | ALL]`
+pub(crate) fn client_pause(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let span = parse_i64(ctx.word(2)?)
+        .ok_or_else(|| WireError::err("timeout is not an integer or out of range"))
+        .and_then(|span| u64::try_from(span).map_err(|_| WireError::err("timeout is negative")))?;
+    let mut words = Words::new(&ctx.args, 3);
+    let all = match words.option()? {
+        None => true,
+        Some(word) if word.eq_ignore_ascii_case(b"write") => false,
+        Some(word) if word.eq_ignore_ascii_case(b"all") => true,
+        Some(_) => return Err(WireError::err("CLIENT PAUSE mode must be WRITE or ALL")),
+    };
+    words.end()?;
+    ctx.node.pause.begin(ctx.node.now() + Millis(span), all);
+    ctx.reply().ok();
+    Ok(Flow::Go)
+}
+
+/// `CLIENT UNPAUSE`
+pub(crate) fn client_unpause(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    ctx.node.pause.end();
+    ctx.reply().ok();
     Ok(Flow::Go)
 }
 

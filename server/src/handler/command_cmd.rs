@@ -14,6 +14,20 @@ static BY_ID: LazyLock<Box<[&'static Spec]>> = LazyLock::new(|| {
     specs.into_boxed_slice()
 });
 
+/// `HELP` of a container: its subcommands, how they are written, and what they do.
+pub(crate) fn help(spec: &Spec, reply: &mut Writer<'_>) {
+    reply.array(3 + 2 * spec.subcommands.iter().filter(|sub| sub.name != "help").count());
+    let name = spec.name.to_uppercase();
+    reply.simple(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    for sub in spec.subcommands.iter().filter(|sub| sub.name != "help") {
+        let usage = sub.usage();
+        reply.simple(usage.strip_prefix(&name).unwrap_or(&usage).trim_start());
+        reply.simple(&format!("    {}", sub.summary));
+    }
+    reply.simple("HELP");
+    reply.simple("    Print this help.");
+}
+
 /// The entry of a command by its number, if it is one.
 pub(crate) fn spec_at(id: u64) -> Option<&'static Spec> {
     usize::try_from(id).ok().and_then(|id| BY_ID.get(id).copied())

@@ -157,6 +157,8 @@ pub(crate) fn reset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     set_protocol(ctx, false);
     let session = &mut *ctx.session;
     session.reply_mode = ReplyMode::On;
+    session.leave_multi();
+    session.watched.clear();
     session.authenticated = !ctx.node.hot.needs_auth.load(Ordering::Relaxed);
     session.client.no_evict.store(false, Ordering::Relaxed);
     session.client.no_touch.store(false, Ordering::Relaxed);

@@ -4,18 +4,35 @@
 
 use crate::dispatch::{Ctx, Flow};
 use crate::node::Node;
-use protocol::base::Instant;
+use protocol::base::{Instant, Millis};
 use protocol::command::{CommandId, Expire, ExpireAt, ExpireCondition};
 use protocol::resp::WireError;
 use std::time::{SystemTime, UNIX_EPOCH};
 use storage::Ttl;
 
 const NANOS_PER_MS: u64 = 1_000_000;
+/// Two clocks that are read within so many nanoseconds are read together.
+const TOGETHER_NS: u64 = 20_000;
+/// Times that they are read again.
+const LOOKS_MAX: usize = 8;
 
 /// Nanoseconds since 1970 and the node's clock, as nearly at once as can be.
 fn both_clocks(node: &Node) -> (u64, Instant) {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX), node.now())
+    let look = || {
+        let (before, unix) = (node.now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        let after = node.now();
+        let gap = after.0.saturating_sub(before.0);
+        (gap, (u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX), Instant(before.0 + gap / 2)))
+    };
+    // Whoever is interrupted between the two looks again.
+    let mut best = look();
+    for _ in 0..LOOKS_MAX {
+        if best.0 < TOGETHER_NS {
+            break;
+        }
+        best = look().min(best);
+    }
+    best.1
 }
 
 /// The node's time of a time in milliseconds since 1970. One that is past is the node's beginning.
@@ -25,6 +42,11 @@ fn from_unix(unix_ms: u64, (unix_ns, now): (u64, Instant)) -> Instant {
         Some(ahead) => Instant(now.0.saturating_add(ahead)),
         None => Instant(now.0.saturating_sub(unix_ns - then)),
     }
+}
+
+/// The node's time of a time in milliseconds since 1970.
+pub(super) fn instant_of_unix(node: &Node, at: Millis) -> Instant {
+    from_unix(at.0, both_clocks(node))
 }
 
 /// The reverse, to the nearest millisecond, so that a time that was set reads back as it was.
@@ -87,19 +109,23 @@ pub(crate) fn expire(ctx: &mut Ctx<'_>, command: CommandId) -> Result<Flow, Wire
         // What is past ends the object now: one instant of the past is as good as another.
         _ => u64::try_from(unix_ms).map_or(Instant(0), |unix_ms| from_unix(unix_ms, (unix_ns, now))),
     };
-    let done = ctx.node.store.expire(now, request.key, Some(at), |present| allows(request.condition, present, at));
+    // In milliseconds since 1970: the same time that was set twice is not quite the same nanosecond.
+    let clocks = (unix_ns, now);
+    let allow = |present: Option<Instant>| {
+        allows(request.condition, present.map(|present| to_unix(present, clocks)), to_unix(at, clocks))
+    };
+    let done = ctx.node.store.expire(now, request.key, Some(at), allow);
     ctx.reply().integer(done.into());
     Ok(Flow::Go)
 }
 
 /// Whether an object that ends at `present`, or never, may end at `at`.
-fn allows(condition: ExpireCondition, present: Option<Instant>, at: Instant) -> bool {
+fn allows(condition: ExpireCondition, present: Option<u64>, at: u64) -> bool {
     let ExpireCondition { nx, xx, gt, lt } = condition;
-    let present_or_never = present.unwrap_or(Instant::NEVER);
     !(nx && present.is_some()
         || xx && present.is_none()
-        || gt && (present.is_none() || at <= present_or_never)
-        || lt && present.is_some() && at >= present_or_never)
+        || gt && present.is_none_or(|present| at <= present)
+        || lt && present.is_some_and(|present| at >= present))
 }
 
 /// `PERSIST key`
@@ -150,7 +176,7 @@ mod tests {
             ("xx lt", None, 5, false),
             ("xx gt", Some(4), 5, true),
         ] {
-            assert_eq!(allows(condition(words), present.map(Instant), Instant(at)), allowed, "{words} {present:?}");
+            assert_eq!(allows(condition(words), present, at), allowed, "{words} {present:?}");
         }
     }
 }

@@ -6,14 +6,16 @@ use crate::handler::aside::{Aside, OBJECTS_MAX};
 use crate::handler::job::Job;
 use crate::node::Node;
 use protocol::base::Instant;
-use protocol::command::{CommandId, Scan};
+use protocol::command::{CommandId, Scan, parse_i64};
 use protocol::resp::{ErrorWord, WireError, Writer};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use storage::Stat;
+use storage::{Found, Stat};
 
 /// Entries that one look at the store takes, so that no shard is locked for long.
 const LOOK_COUNT: u64 = 256;
+/// Longest value that Redis keeps beside its key.
+const EMBEDDED_LEN_MAX: usize = 44;
 /// Keys of one `SCAN` reply, in bytes: a client that asks for more gets the rest with its next call, as it does if it
 /// asks for more than [`OBJECTS_MAX`].
 const SCAN_LEN_MAX: usize = 1 << 20;
@@ -114,7 +116,7 @@ pub(crate) fn keys(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let pattern = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
     let glob = Glob::new(pattern)?;
     let now = ctx.now;
-    if ctx.node.store.len() > OBJECTS_MAX {
+    if ctx.node.store.len() > OBJECTS_MAX && ctx.alone.is_none() {
         let pattern = pattern.to_vec();
         return Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::Keys, move |node| {
             let found = Glob::new(&pattern).and_then(|glob| matching(node, now, glob));
@@ -168,10 +170,21 @@ fn object(ctx: &mut Ctx<'_>) -> Result<Option<Stat>, WireError> {
     Ok(stat)
 }
 
+/// How Redis would keep a value of these bytes. Here all are kept alike; tools ask.
+pub(super) fn encoding(ctx: &Ctx<'_>, key: &[u8]) -> &'static str {
+    let found = ctx.node.store.snapshot(ctx.now, key, false).map(|snapshot| snapshot.found);
+    match found {
+        Some(Found::Small(bytes)) if parse_i64(&bytes).is_some() => "int",
+        Some(Found::Small(bytes)) if bytes.len() <= EMBEDDED_LEN_MAX => "embstr",
+        _ => "raw",
+    }
+}
+
 /// `OBJECT ENCODING key`
 pub(crate) fn object_encoding(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     if object(ctx)?.is_some() {
-        ctx.reply().bulk(b"raw");
+        let encoding = encoding(ctx, ctx.word(2)?);
+        ctx.reply().bulk(encoding.as_bytes());
     }
     Ok(Flow::Go)
 }
@@ -206,7 +219,7 @@ pub(crate) fn object_help(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     const LINES: [&str; 11] = [
         "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
         "ENCODING <key>",
-        "    Return how the value is kept: always raw.",
+        "    Return how Redis would keep the value: int, embstr or raw.",
         "FREQ <key>",
         "    Return how often the object was read, up to 255.",
         "IDLETIME <key>",

@@ -190,7 +190,8 @@ fn clients(out: &mut Fields, facts: &Facts<'_>) {
     out.field("maxclients", facts.node.config.read().maxclients);
     out.field("client_recent_max_input_buffer", 0);
     out.field("client_recent_max_output_buffer", longest);
-    for name in ["blocked_clients", "tracking_clients", "clients_in_timeout_table", "total_blocking_keys"] {
+    out.field("blocked_clients", facts.node.pause.waiting());
+    for name in ["tracking_clients", "clients_in_timeout_table", "total_blocking_keys"] {
         out.field(name, 0);
     }
 }

@@ -5,18 +5,24 @@
 //! - A connection that ends meanwhile drops the job, and with it the slot.
 
 use crate::conn::output::Output;
+use crate::conn::stream::Stream;
 use crate::error::{flash, refused};
+use crate::handler::alone::{Alone, Part, write_parts};
 use crate::handler::aside::{self, Aside};
+use crate::handler::dump::Dumping;
 use crate::handler::fetch::Fetching;
+use crate::handler::lcs::Comparing;
 use crate::handler::lease::Leasing;
 use crate::handler::lookup::Looking;
 use crate::handler::object::write_committed;
+use crate::handler::rework::Rework;
 use crate::latency::Level;
 use crate::node::Node;
 use crate::session::Session;
 use protocol::base::{Crc, Instant, RawSpan, copy_and_crc, crc_of};
 use protocol::command::CommandId;
 use protocol::resp::{ErrorWord, WireError};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{Committed, Reservation, SealGuard, StoreError, Terms};
@@ -65,6 +71,13 @@ pub(crate) enum Job {
     Sleep(Duration),
     /// Something over very many objects.
     Aside(Aside),
+    /// A value that is made from what was there.
+    Rework(Box<Rework>),
+    /// Commands with nobody else's between them, and what is left of their replies.
+    Alone(Alone),
+    Parts(VecDeque<Part>),
+    Dump(Box<Dumping>),
+    Lcs(Box<Comparing>),
 }
 
 /// Checks `to`, after filling it from `from` if there is one. `offset` and `crc` are where the last turn ended.
@@ -97,6 +110,7 @@ impl Sealing {
 
     async fn seal(self, session: &Session) -> Result<Committed, StoreError> {
         let crc = fill(self.source.as_ref(), self.guard.span()).await;
+        let _entered = session.node.gates().enter(session.worker());
         self.guard.finish(session.node.now(), self.claimed, crc)
     }
 }
@@ -123,14 +137,22 @@ impl Job {
             Self::Fetch(fetching) => fetching.level(),
             // Made only when something lies on flash alone.
             Self::Lease(_) | Self::Lookup(_) => Level::Flash,
-            Self::Seal(_) | Self::SealBatch(_) | Self::Settle(_) | Self::Store(_) | Self::Sleep(_) | Self::Aside(_) => {
-                Level::Dram
-            }
+            Self::Seal(_)
+            | Self::SealBatch(_)
+            | Self::Settle(_)
+            | Self::Store(_)
+            | Self::Sleep(_)
+            | Self::Aside(_)
+            | Self::Rework(_)
+            | Self::Alone(_)
+            | Self::Parts(_)
+            | Self::Dump(_)
+            | Self::Lcs(_) => Level::Dram,
         }
     }
 
     /// Does it and writes the reply, or as much of it as may wait to be sent; then it returns the rest.
-    pub(crate) async fn run(self, session: &mut Session, output: &mut Output) -> Option<Self> {
+    pub(crate) async fn run(self, session: &mut Session, output: &mut Output, stream: &mut Stream) -> Option<Self> {
         match self {
             Self::Seal(sealing) => {
                 let durable = sealing.durable;
@@ -155,7 +177,10 @@ impl Job {
                 let crc = fill(Some(&storing.source), &storing.slot.span()).await;
                 session.node.stats.shm_in.add(storing.source.len() as u64);
                 let durable = storing.durable;
-                let committed = storing.publish(session.node.now(), crc).map_err(refused);
+                let committed = {
+                    let _entered = session.node.gates().enter(session.worker());
+                    storing.publish(session.node.now(), crc).map_err(refused)
+                };
                 reply(output, settle(&session.node, committed, durable).await);
             }
             Self::Fetch(fetching) => {
@@ -164,6 +189,11 @@ impl Job {
             Self::Lease(leasing) => leasing.reply(session, output).await,
             Self::Lookup(looking) => looking.reply(session, output).await,
             Self::Aside(aside) => aside.run(session, output).await,
+            Self::Rework(rework) => rework.reply(session, output).await,
+            Self::Alone(alone) => return alone.run(session, output, stream).await.map(Self::Parts),
+            Self::Parts(parts) => return write_parts(parts, session, output, stream).await.map(Self::Parts),
+            Self::Dump(dumping) => dumping.reply(session, output).await,
+            Self::Lcs(comparing) => comparing.reply(session, output).await,
             Self::Sleep(span) => {
                 tokio::time::sleep(span).await;
                 aside::note(session, CommandId::DebugSleep, span);

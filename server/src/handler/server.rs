@@ -5,13 +5,11 @@ use crate::dispatch::{Ctx, Flow};
 use crate::handler::aside::{Aside, OBJECTS_MAX};
 use crate::handler::job::Job;
 use protocol::command::{CommandId, Words, parse_i64};
-use protocol::resp::{ErrorWord, WireError, Writer};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use protocol::resp::{WireError, Writer};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Entries that `SLOWLOG GET` answers without being told how many.
 const SLOW_ENTRIES_DEFAULT: usize = 10;
-/// Longest `DEBUG SLEEP`.
-const SLEEP_MAX: Duration = Duration::from_secs(60);
 
 /// `DBSIZE`
 pub(crate) fn db_size(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
@@ -61,7 +59,7 @@ fn check_flush_type(ctx: &Ctx<'_>, index: usize) -> Result<(), WireError> {
 pub(crate) fn flush_all(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     check_flush_type(ctx, 1)?;
     tracing::info!(client = ctx.session.client.id, "FLUSHALL");
-    if ctx.node.store.len() > OBJECTS_MAX {
+    if ctx.node.store.len() > OBJECTS_MAX && ctx.alone.is_none() {
         return Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::FlushAll, |node| {
             node.store.clear();
             |reply: &mut Writer<'_>| reply.ok()
@@ -189,21 +187,16 @@ pub(crate) fn function_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Ok(Flow::Go)
 }
 
-/// `DEBUG SLEEP seconds`: only this connection waits.
-pub(crate) fn debug_sleep(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    if !is_local(ctx) {
-        return Err(WireError::new(ErrorWord::Denied, "DEBUG is for clients of the same host"));
-    }
-    let seconds = std::str::from_utf8(ctx.word(2)?).ok().and_then(|text| text.parse::<f64>().ok());
-    let span = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|span| *span <= SLEEP_MAX);
-    let span = span.ok_or_else(|| WireError::err(format!("seconds are from 0 to {}", SLEEP_MAX.as_secs())))?;
-    Ok(Flow::Wait(Job::Sleep(span)))
-}
-
-/// Whether the client is on this machine.
-fn is_local(ctx: &Ctx<'_>) -> bool {
-    let addr = &ctx.session.client.addr;
-    addr.parse::<std::net::SocketAddr>().map_or(addr.starts_with('/'), |addr| addr.ip().is_loopback())
+/// `LOLWUT [VERSION version] [argument …]`
+pub(crate) fn lolwut(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let picture = concat!(
+        "      .-----.\n    .' o   o '.\n   /  o  .  o  \\\n  |  .  (_)  .  |\n   \\  o  '  o  /\n    '._ o o _.'\n",
+        "       '---'\n\nA mooncake is cut and shared. Redis ver. 7.2, Mooncake ver. ",
+        env!("CARGO_PKG_VERSION"),
+        "\n"
+    );
+    ctx.reply().verbatim(picture);
+    Ok(Flow::Go)
 }
 
 /// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]`: what lies in DRAM only goes to flash first, unless `NOSAVE`.

@@ -1,13 +1,13 @@
 //! In-band values: `SET`, `GET` and their kin.
 
-use crate::clock::unix_ms;
 use crate::conn::{BULKY_LEN_MIN, Taken};
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
 use crate::handler::checked;
+use crate::handler::expire::instant_of_unix;
 use crate::handler::fetch::{self, Part};
 use crate::handler::untouched;
-use protocol::base::{Crc, Instant, Millis};
+use protocol::base::Crc;
 use protocol::command::{Set, SetCondition, SetExpiry, parse_i64};
 use protocol::resp::{Arg, WireError};
 use storage::{Condition, FlashRead, Found, Reservation, StoreError, Terms};
@@ -81,12 +81,12 @@ fn mget_rest(ctx: &mut Ctx<'_>, index: usize, read: FlashRead) -> Flow {
 }
 
 /// Which value an argument is: bytes in the buffer, or a slot that they were received into.
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Bytes(&'a [u8]),
     Slot(Reservation, Crc),
 }
 
-fn value<'a>(ctx: &mut Ctx<'a>, index: usize) -> Result<Value<'a>, WireError> {
+pub(super) fn value<'a>(ctx: &mut Ctx<'a>, index: usize) -> Result<Value<'a>, WireError> {
     match ctx.args.get(index) {
         Some(Arg::Bytes(bytes)) => Ok(Value::Bytes(bytes)),
         Some(Arg::Taken { .. }) => {
@@ -100,16 +100,11 @@ fn value<'a>(ctx: &mut Ctx<'a>, index: usize) -> Result<Value<'a>, WireError> {
     }
 }
 
-fn write(ctx: &Ctx<'_>, key: &[u8], value: Value<'_>, terms: &Terms) -> Result<(), StoreError> {
+pub(super) fn write(ctx: &Ctx<'_>, key: &[u8], value: Value<'_>, terms: &Terms) -> Result<(), StoreError> {
     match value {
         Value::Bytes(bytes) => ctx.node.store.set(ctx.now, key, bytes, &ctx.session.bond.account, terms).map(drop),
         Value::Slot(slot, crc) => slot.publish(ctx.node.now(), crc, terms).map(drop),
     }
-}
-
-/// The instant of an expiry given in Unix time. One that is past is now: the object goes at once.
-pub(crate) fn instant_of_unix(now: Instant, at: Millis) -> Instant {
-    now + Millis(at.0.saturating_sub(unix_ms()))
 }
 
 /// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`
@@ -126,29 +121,52 @@ pub(crate) fn set(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         expires: match set.expiry {
             SetExpiry::Never | SetExpiry::Keep => None,
             SetExpiry::In(span) => Some(ctx.now + span),
-            SetExpiry::AtUnix(at) => Some(instant_of_unix(ctx.now, at)),
+            SetExpiry::AtUnix(at) => Some(instant_of_unix(ctx.node, at)),
         },
         ..Terms::default()
     };
-    let previous = match (set.get, &ctx.node.arena) {
-        (false, _) => None,
-        (true, None) => ctx.node.store.peek(ctx.now, set.key),
-        (true, Some(_)) => ctx.node.store.peek_checked(ctx.now, set.key),
+    let written = if set.get {
+        match exchange(ctx, set.key, value, &terms) {
+            Ok((earlier, Ok(()) | Err(StoreError::Exists { .. } | StoreError::Condition))) => {
+                return Ok(reply_earlier(ctx, earlier));
+            }
+            Ok((_, Err(error))) | Err(error) => Err(error),
+        }
+    } else {
+        write(ctx, set.key, value, &terms)
     };
-    match write(ctx, set.key, value, &terms) {
-        Ok(()) if !set.get => ctx.reply().ok(),
-        Err(StoreError::Exists { .. } | StoreError::Condition) if !set.get => ctx.reply().null(),
-        Ok(()) | Err(StoreError::Exists { .. } | StoreError::Condition) => match previous {
-            None => ctx.reply().null(),
-            Some(found @ Found::Flash(_)) => return Ok(fetch::wait(ctx, vec![Some(found)], Part::Whole)),
-            Some(Found::Small(bytes)) => ctx.reply().bulk(&bytes),
-            Some(found) if ctx.node.arena.is_some() => return Ok(checked::previous(ctx, found)),
-            Some(Found::Large(value)) => ctx.output.value(value),
-        },
+    match written {
+        Ok(()) => ctx.reply().ok(),
+        Err(StoreError::Exists { .. } | StoreError::Condition) => ctx.reply().null(),
         Err(error @ StoreError::SpillWait { .. }) => return ctx.wait_for_room(error),
         Err(error) => return Err(refused(error)),
     }
     Ok(Flow::Go)
+}
+
+/// What a key held until it was written, and how the writing went.
+type Exchanged = (Option<Found>, Result<(), StoreError>);
+
+/// Writes a value, and answers with what the key held at that moment.
+pub(super) fn exchange(ctx: &Ctx<'_>, key: &[u8], value: Value<'_>, terms: &Terms) -> Result<Exchanged, StoreError> {
+    let (store, checked) = (&ctx.node.store, ctx.node.arena.is_some());
+    let (earlier, written) = match value {
+        Value::Bytes(bytes) => store.exchange(ctx.now, key, bytes, &ctx.session.bond.account, terms, checked)?,
+        Value::Slot(slot, crc) => slot.exchange(ctx.node.now(), crc, terms, checked),
+    };
+    Ok((earlier, written.map(drop)))
+}
+
+/// Replies what a key held until it was written.
+pub(super) fn reply_earlier(ctx: &mut Ctx<'_>, earlier: Option<Found>) -> Flow {
+    match earlier {
+        None => ctx.reply().null(),
+        Some(found @ Found::Flash(_)) => return fetch::wait(ctx, vec![Some(found)], Part::Whole),
+        Some(Found::Small(bytes)) => ctx.reply().bulk(&bytes),
+        Some(found) if ctx.node.arena.is_some() => return checked::previous(ctx, found),
+        Some(Found::Large(value)) => ctx.output.value(value),
+    }
+    Flow::Go
 }
 
 /// `MSET key value …`: all of them, or none if one finds no room.

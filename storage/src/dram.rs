@@ -2,7 +2,6 @@
 //!
 //! Role: hands out extents (whole pages) and slab slots (small values). What lies in them is `shard`'s business.
 
-pub(crate) mod aligned;
 pub(crate) mod arena;
 pub(crate) mod extent;
 pub(crate) mod memory;

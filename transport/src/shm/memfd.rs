@@ -4,10 +4,9 @@
 //! - A descriptor from another process is mapped only after its seals were read: it cannot shrink under us.
 //! - A mapping stays at its address until it is dropped, even after its descriptor is closed.
 
-use memmap2::{MmapOptions, MmapRaw};
-use protocol::base::{RawSpan, StableMemory};
+use protocol::base::{HUGE_PAGE, MapAccess, RawSpan, SharedMap, StableMemory};
 use rustix::fs::{MemfdFlags, SealFlags};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// Why memory could not be shared.
@@ -53,20 +52,17 @@ pub enum Populate {
 }
 
 /// A shared mapping of a memfd. Its memory may change at any time by another process's hand.
-pub struct Mapping {
-    raw: MmapRaw,
-    len: usize,
-}
+pub struct Mapping(SharedMap);
 
-// SAFETY: `MmapRaw` keeps `len` bytes mapped at one address until it is dropped, and this type lends no reference
-// into them. A mapping made by `map_read_only` is readable only, which the contract allows for memory not our own.
+// SAFETY: as `SharedMap`, which does all of it. A mapping made by `map_read_only` is readable only, which the contract allows
+// for memory not our own.
 unsafe impl StableMemory for Mapping {
     fn base(&self) -> *mut u8 {
-        self.raw.as_mut_ptr()
+        self.0.base()
     }
 
     fn len(&self) -> usize {
-        self.len
+        self.0.len()
     }
 }
 
@@ -83,13 +79,30 @@ impl Mapping {
     /// # Errors
     /// As `madvise(2)`: kernels before 5.14 do not know how.
     pub fn populate(&self, offset: usize, len: usize) -> std::io::Result<()> {
-        self.raw.advise_range(memmap2::Advice::PopulateRead, offset, len.min(self.len.saturating_sub(offset)))
+        let left = self.0.len().saturating_sub(offset);
+        self.0.populate(offset.min(self.0.len()), len.min(left))
+    }
+
+    /// As [`populate`](Self::populate) all of it, with huge pages as far as the kernel has them.
+    ///
+    /// # Errors
+    /// As [`populate`](Self::populate).
+    pub(super) fn populate_huge(&self) -> std::io::Result<()> {
+        for offset in (0..self.0.len()).step_by(HUGE_PAGE) {
+            let len = HUGE_PAGE.min(self.0.len() - offset);
+            if len < HUGE_PAGE || !self.0.collapse(offset) {
+                // What the kernel does not give here it most likely does not give at all.
+                return self.0.populate(offset, self.0.len() - offset);
+            }
+            self.0.populate(offset, len)?;
+        }
+        Ok(())
     }
 }
 
 impl std::fmt::Debug for Mapping {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Mapping({} bytes)", self.len)
+        write!(f, "Mapping({} bytes)", self.0.len())
     }
 }
 
@@ -165,14 +178,18 @@ pub(super) fn map(fd: impl AsFd, len: usize, populate: Populate, writable: bool)
     if len == 0 {
         return Err(ShmError::Length(0));
     }
-    let mut options = MmapOptions::new();
-    options.len(len);
+    let access = if writable { MapAccess::Write } else { MapAccess::Read };
+    let failed = |source| ShmError::Os { act: "map shared memory", source };
+    let mapping = Mapping(SharedMap::new(fd.as_fd(), len, access).map_err(failed)?);
     if populate == Populate::Now {
-        options.populate();
+        match mapping.populate_huge() {
+            Ok(()) => {}
+            // Kernels before 5.14: the first touch pays instead.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {}
+            Err(error) => return Err(failed(error)),
+        }
     }
-    let fd = fd.as_fd().as_raw_fd();
-    let mapped = if writable { options.map_raw(fd) } else { options.map_raw_read_only(fd) };
-    Ok(Mapping { raw: mapped.map_err(|source| ShmError::Os { act: "map shared memory", source })?, len })
+    Ok(mapping)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod load;
 pub mod power;
 pub mod rot;
 pub mod slow;
+pub mod soak;
 
 use crate::raw::Raw;
 use crate::server::{Mark, Server};

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard};
 use tests::flash_campaign::ledger::{Entry, Ledger};
-use tests::flash_campaign::{Plan, Summary, faulty, forge, kill, limits, look_at_all, power, rot, slow};
+use tests::flash_campaign::{Plan, Summary, faulty, forge, kill, limits, look_at_all, power, rot, slow, soak};
 use tests::{Raw, Server, payload};
 
 /// One at a time: each keeps the machine busy, and some measure.
@@ -78,6 +78,14 @@ fn a_slow_device_costs_no_wrong_byte_and_no_server() {
     let _alone = alone();
     let plan = plan(1);
     report(&plan, slow::run(&plan, |_| {}));
+}
+
+/// Too short to say whether anything grows: that all of it can be had, and passes.
+#[test]
+fn trouble_of_all_kinds_leaves_a_server_at_rest() {
+    let _alone = alone();
+    let plan = plan(8);
+    report(&plan, soak::run(&plan, None, |_| {}));
 }
 
 #[test]

@@ -15,8 +15,11 @@ struct Cli {
     /// What goes wrong.
     fault: Fault,
     /// How often.
+    #[arg(long, required_unless_present = "minutes", conflicts_with = "minutes")]
+    runs: Option<usize>,
+    /// How long, of a soak.
     #[arg(long)]
-    runs: usize,
+    minutes: Option<u64>,
     /// Seed of everything random [default: by chance].
     #[arg(long)]
     seed: Option<u64>,
@@ -41,15 +44,25 @@ enum Fault {
     Slow,
     /// Values that look like records.
     Forge,
+    /// All kinds of trouble for a long time: what the server holds must not grow. Needs root and FUSE.
+    Soak,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let seed = cli.seed.unwrap_or_else(rand::random);
-    let plan = Plan { runs: cli.runs, seed, server: cli.server };
-    println!("{:?}, {} runs, seed {seed}", cli.fault, plan.runs);
+    let plan = Plan { runs: cli.runs.unwrap_or_default(), seed, server: cli.server };
+    let length = cli.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    anyhow::ensure!(length.is_none() || matches!(cli.fault, Fault::Soak), "--minutes is for soak, others have --runs");
+    match cli.minutes {
+        Some(minutes) => println!("{:?}, {minutes} minutes, seed {seed}", cli.fault),
+        None => println!("{:?}, {} runs, seed {seed}", cli.fault, plan.runs),
+    }
     let bar = ProgressBar::new(plan.runs as u64)
         .with_style(ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} runs, {eta} left")?);
+    if length.is_some() {
+        bar.set_style(ProgressStyle::with_template("{elapsed_precise} {pos} rounds")?);
+    }
     bar.enable_steady_tick(Duration::from_millis(500));
     let begin = Instant::now();
     let progress = |done| bar.set_position(done as u64);
@@ -61,6 +74,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Fault::Limits => campaign::limits::run(&plan, progress),
         Fault::Slow => campaign::slow::run(&plan, progress),
         Fault::Forge => campaign::forge::run(&plan, progress).map(Some),
+        Fault::Soak => campaign::soak::run(&plan, length, progress),
     };
     bar.finish_and_clear();
     match outcome {

@@ -25,7 +25,7 @@ const FLASH_LEN: u64 = 128 << 20;
 const RECOVERY: Duration = Duration::from_secs(30);
 
 /// A kind of bad disk.
-fn draw(rng: &mut StdRng) -> (&'static str, Faults) {
+pub(super) fn draw(rng: &mut StdRng) -> (&'static str, Faults) {
     let none = Faults::default();
     match rng.random_range(0..7) {
         0 => ("lost writes", Faults { lost: 0.2, ..none }),

@@ -1,0 +1,225 @@
+//! A long time of mixed load on one server, with trouble of many kinds: what it holds at rest must not grow.
+//!
+//! Each round is a load, something that goes wrong during it, and a rest, at which resident memory, descriptors and reserved
+//! bytes are taken down. Those of the last quarter are compared with those of the first, once it is warm.
+
+use super::faulty::{FaultyFile, draw};
+use super::load::{Load, Seen};
+use super::{Found, Ledger, Plan, Summary, device, flags, info, look_at_all, start, until};
+use crate::payload;
+use crate::raw::{Raw, Value};
+use crate::server::Server;
+use anyhow::{Context as _, ensure};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::flash::engine::{Faults, SimDisk};
+use tempfile::TempDir;
+
+const KEYS: usize = 800;
+const FLASH: &str = "128 MiB";
+const FLASH_LEN: u64 = 128 << 20;
+/// Bytes a second of the device while it is slow.
+const SLOW: u64 = 10_000_000;
+/// Time within which trouble has passed. A device that is off is probed every 5 s.
+const RECOVERY: Duration = Duration::from_secs(30);
+/// Rounds after which everything has been used once; shorter runs compare nothing.
+const WARM: usize = 12;
+/// Rounds between two looks at every key.
+const LOOK_EVERY: usize = 8;
+/// Memory of the process itself, segments of DRAM apart, that may come and go.
+const MEMORY_SLACK: u64 = 16 << 20;
+/// Descriptors that may come and go: a worker's few.
+const DESCRIPTORS_SLACK: u64 = 8;
+
+/// What goes wrong in a round.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    /// The device lies, or fails.
+    Disk,
+    /// The device is slow.
+    Slow,
+    /// Clients go in the midst of what they do.
+    Clients,
+    /// A device comes and goes.
+    Devices,
+    /// Nothing does.
+    None,
+}
+
+const TROUBLES: [Trouble; 5] = [Trouble::Disk, Trouble::Slow, Trouble::Clients, Trouble::Devices, Trouble::None];
+
+/// What the server holds at rest.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    memory: u64,
+    descriptors: u64,
+    threads: u64,
+}
+
+/// Runs the campaign for `length`, or for `plan.runs` rounds; `progress` hears of each. `None`, with a line that says so,
+/// where one may not mount.
+///
+/// # Errors
+/// With what was broken.
+pub fn run(plan: &Plan, length: Option<Duration>, mut progress: impl FnMut(usize)) -> anyhow::Result<Option<Summary>> {
+    let mut rng = StdRng::seed_from_u64(plan.seed);
+    let dir = Arc::new(TempDir::with_prefix("mooncake-soak-")?);
+    let disk = SimDisk::new(rng.random(), FLASH_LEN);
+    let Some(file) = FaultyFile::mount(dir.path(), &disk)? else { return Ok(None) };
+    let mut server = start(&dir, &flags(plan, file.path(), FLASH, &dir.path().join("data")))?;
+    let ledger = Arc::new(Ledger::new("soak", KEYS));
+    let (mut seen, mut all) = (Seen::default(), Found::default());
+    let mut rests: Vec<Rest> = Vec::new();
+    let begin = Instant::now();
+    while length.map_or(rests.len() < plan.runs, |length| begin.elapsed() < length) {
+        let round = rests.len();
+        let trouble = TROUBLES[round % TROUBLES.len()];
+        let what = || format!("round {round}, {trouble:?}");
+        let load = Load::start_on_bad_flash(server.addr(), &ledger, rng.random())?;
+        std::thread::sleep(Duration::from_millis(200));
+        make(trouble, &mut rng, &disk, &file, &server).with_context(what)?;
+        std::thread::sleep(Duration::from_millis(rng.random_range(500..1500)));
+        seen += load.stop().with_context(what)?;
+        rests.push(rest(&server).with_context(what)?);
+        if round % LOOK_EVERY == LOOK_EVERY - 1 {
+            ledger.forget_durable();
+            let found = look_at_all(&server, &ledger, None).with_context(what)?;
+            ensure!(found.stale == 0, "{}: {} keys have a version that was replaced or deleted", what(), found.stale);
+            all += found;
+        }
+        progress(rests.len());
+    }
+    let summary = judge(&rests, begin.elapsed(), seen.operations, seen.proved + all.proved)?;
+    server.kill();
+    drop(server);
+    Ok(Some(summary))
+}
+
+/// Compares the ends.
+fn judge(rests: &[Rest], took: Duration, operations: u64, proved: u64) -> anyhow::Result<Summary> {
+    let median = |rests: &[Rest], pick: fn(&Rest) -> u64| {
+        let mut figures: Vec<u64> = rests.iter().map(pick).collect();
+        figures.sort_unstable();
+        figures.get(figures.len() / 2).copied().unwrap_or_default()
+    };
+    let warm = rests.get(WARM..).unwrap_or_default();
+    let quarter = warm.len() / 4;
+    let (first, last) = (&warm[..quarter], &warm[warm.len() - quarter..]);
+    let mut summary = Summary::default();
+    summary.say("rounds", format!("{} in {:.0} s", rests.len(), took.as_secs_f64()));
+    summary.say("operations", operations);
+    summary.say("bytes proved, 0 wrong", proved);
+    summary.say("reserved bytes, leases, grants at each rest", 0);
+    let picks: [(&str, fn(&Rest) -> u64, u64); 3] = [
+        ("resident memory beside DRAM", |rest| rest.memory, MEMORY_SLACK),
+        ("descriptors", |rest| rest.descriptors, DESCRIPTORS_SLACK),
+        ("threads", |rest| rest.threads, DESCRIPTORS_SLACK),
+    ];
+    for (what, pick, _) in picks {
+        let most = rests.iter().map(pick).max().unwrap_or_default();
+        let (early, late) = (median(first, pick), median(last, pick));
+        summary.say(what, format!("{early} in the first quarter, {late} in the last, at most {most}"));
+    }
+    for (what, pick, slack) in picks {
+        let (early, late) = (median(first, pick), median(last, pick));
+        ensure!(late <= early + slack, "{what} grow:\n{summary}");
+    }
+    Ok(summary)
+}
+
+fn make(trouble: Trouble, rng: &mut StdRng, disk: &SimDisk, file: &FaultyFile, server: &Server) -> anyhow::Result<()> {
+    let mut raw = Raw::tcp(server.addr())?;
+    let pause = Duration::from_millis(rng.random_range(300..1500));
+    match trouble {
+        Trouble::Disk => {
+            let (_, faults) = draw(rng);
+            disk.set_faults(faults);
+            file.manner().set_short(if faults.short > 0.0 { 10 } else { 0 });
+            std::thread::sleep(pause);
+            disk.set_faults(Faults::default());
+            file.manner().set_short(0);
+            until("the device is taken back", RECOVERY, || Ok(device(&mut raw, "state")? == "online"))?;
+        }
+        Trouble::Slow => {
+            file.manner().set_rate(SLOW);
+            std::thread::sleep(pause);
+            file.manner().set_rate(0);
+        }
+        Trouble::Clients => {
+            for number in 0..rng.random_range(4..24) {
+                vanish(server.addr(), number, rng)?;
+            }
+        }
+        Trouble::Devices => {
+            let path = server.dir().join("second");
+            let attached = attach(&mut raw, &path)?;
+            std::thread::sleep(pause);
+            let drain: &[&str] = if rng.random() { &[] } else { &["NODRAIN"] };
+            let answer = raw.try_ask(&[&["TIER", "DETACH", &attached], drain].concat())?;
+            ensure!(!matches!(answer, Value::Error(_)), "TIER DETACH answers {answer:?}");
+            std::fs::remove_file(&path)?;
+        }
+        Trouble::None => {}
+    }
+    Ok(())
+}
+
+fn attach(raw: &mut Raw, path: &Path) -> anyhow::Result<String> {
+    let answer = raw.try_ask(&["TIER", "ATTACH", &path.display().to_string(), "64MiB"])?;
+    ensure!(!matches!(answer, Value::Error(_)), "TIER ATTACH answers {answer:?}");
+    Ok(answer.field("name").text().to_owned())
+}
+
+/// A client that goes with something half done: a value, a grant, a lease.
+fn vanish(addr: SocketAddr, number: usize, rng: &mut StdRng) -> anyhow::Result<()> {
+    let mut raw = Raw::tcp(addr)?;
+    let key = format!("gone:{}", number % 4);
+    let value = payload::make(key.as_bytes(), 1, rng.random_range(10_000..2_000_000));
+    match number % 3 {
+        0 => {
+            let head = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n", key.len(), value.len());
+            raw.send(head.as_bytes())?;
+            raw.send(&value[..value.len() / 2])?;
+        }
+        1 => {
+            // Refused or not, nothing is to be left of it.
+            raw.try_ask(&["ATTACH", "TCP"])?;
+            raw.try_ask(&["PUT", &key, "LEN", &value.len().to_string(), "REPLACE"])?;
+        }
+        _ => {
+            raw.try_ask(&["ATTACH", "TCP"])?;
+            raw.try_ask(&[b"SET", key.as_bytes(), &value])?;
+            raw.try_ask(&["LEASE", &key, "30000"])?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the server is at rest, and says what it holds then.
+fn rest(server: &Server) -> anyhow::Result<Rest> {
+    let mut raw = Raw::tcp(server.addr())?;
+    let mut held = Vec::new();
+    let rested = until("the server comes to rest", RECOVERY, || {
+        held.clear();
+        for name in ["bytes_reserved", "bytes_sealing", "bytes_doomed", "bytes_quarantine", "leases", "grants"] {
+            held.push((name, info(&mut raw, name)?));
+        }
+        // This one is connected itself.
+        held.push(("connected_clients", info(&mut raw, "connected_clients")? - 1));
+        held.push(("queue", device(&mut raw, "queue")?.parse()?));
+        held.retain(|&(_, figure)| figure > 0);
+        Ok(held.is_empty())
+    });
+    rested.with_context(|| format!("it holds {held:?}"))?;
+    let own = |line: &str| -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
+        let found = status.lines().find_map(|found| found.strip_prefix(line)?.split_whitespace().next());
+        found.with_context(|| format!("{line} of the server's process"))?.parse().context("a figure of a process")
+    };
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid()))?.count() as u64;
+    Ok(Rest { memory: own("RssAnon:")? << 10, descriptors, threads: own("Threads:")? })
+}

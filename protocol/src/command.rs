@@ -37,7 +37,7 @@ pub use id::CommandId;
 pub use keyspace::{Copy, Restore};
 pub use lease::{Lease, Lookup, MLease, MRelease, Release, Renew};
 pub use modify::{GetEx, GetExpiry, Lcs, set_ex_time};
-pub use node::{Evict, TierAttach, TierDetach};
+pub use node::{Evict, TierAttach, TierDetach, TierScrub};
 pub use object::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
 pub use pin::{Pin, Unpin};
 pub use session::Attach;

@@ -87,6 +87,7 @@ fn tier_config(config: &Config, path: &Path) -> TierConfig {
     TierConfig {
         devices: config.flash_devices().into_iter().map(|device| device_config(config, device)).collect(),
         reinsert_percent: config.flash_reinsert_percent.0,
+        scrub_rate: config.scrub_rate,
         prefetch_bytes_in_flight: config.prefetch_len,
         journal_sync: config.journal_sync_ms,
         close_spill: (config.shutdown_save_ms.0 > 0).then_some(config.shutdown_save_ms),

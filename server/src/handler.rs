@@ -81,6 +81,7 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::TierList => tier_cmd::tier_list(ctx),
         Id::TierAttach => tier_cmd::tier_attach(ctx),
         Id::TierDetach => tier_cmd::tier_detach(ctx),
+        Id::TierScrub => tier_cmd::tier_scrub(ctx),
         Id::Evict => node_cmd::evict(ctx),
         Id::Diagnose => diagnose::diagnose(ctx),
 

@@ -14,7 +14,8 @@
 //! - `format`: the bytes on flash. `recover`: from those bytes to tables of records at start.
 //! - `engine`: reads, writes and syncs of one file, through io_uring, plain calls, or a simulated disk.
 //! - `log`: the segments of one device as a state machine without threads. `device`: its thread.
-//! - `tier`: several devices, the spiller, single-flight fetches, administration.
+//! - `scrub`: looks for rot on one segment, through a descriptor of its own.
+//! - `tier`: several devices, the scrubber, the spiller, single-flight fetches, administration.
 //! - `journal`, `meta`: what the segments cannot say: deaths, pins; and a copy of the tables for a quick start.
 //!
 //! Invariants:
@@ -41,4 +42,5 @@ pub mod journal;
 mod log;
 pub mod meta;
 pub mod recover;
+mod scrub;
 pub mod tier;

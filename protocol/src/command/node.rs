@@ -39,11 +39,13 @@ pub(super) const SPECS: &[Spec] = &[
                 .doc("1.0.0", "O(N) in the number of tiers", "Lists the tiers, DRAM first, then each flash device.")
                 .answers(
                     "array of maps: `name`, `kind` (`dram` or `flash`), `state` (`online`; of a flash device also \
-                     `offline`, while it is fenced off, `full`, while what is pinned leaves no room to write, and \
+                     `offline`, while it is fenced off, `full`, while what is pinned or set aside leaves no room to write, and \
                      `draining`), `capacity`, `used`, `free`, `objects`; of a \
                      flash device also `path`, `engine`, `segment-len`, `segments`, `segments-free`, `reads`, \
                      `read-bytes`, `writes`, `written-bytes`, `hits`, `errors`, `queue`, `budget-left` (bytes, -1 \
-                     without a budget)",
+                     without a budget), and of scrubs since the start `scrub-percent` (of the one that runs, else -1), \
+                     `scrub-passes`, `scrub-bytes`, `scrub-records` (right), `scrub-rotten` (records, headers and \
+                     footers that were not), `scrub-returned` (segments back from quarantine)",
                     &[],
                 ),
             Spec::new(CommandId::TierAttach, "tier|attach", -3, Group::Node)
@@ -70,6 +72,15 @@ pub(super) const SPECS: &[Spec] = &[
                 )
                 .takes(&[string("name"), token("nodrain", "NODRAIN").optional()])
                 .answers("`+OK`", &[ErrorWord::Denied, ErrorWord::Busy]),
+            Spec::new(CommandId::TierScrub, "tier|scrub", -2, Group::Node)
+                .admin()
+                .doc(
+                    "1.0.0",
+                    "O(1); the scrub reads the whole device",
+                    "Begins to verify everything on one flash device, or on all. `TIER LIST` tells how far it is.",
+                )
+                .takes(&[string("name").optional()])
+                .answers("`+OK`, when it begins", &[ErrorWord::Denied]),
         ]),
     Spec::new(CommandId::Evict, "evict", 2, Group::Node)
         .admin()
@@ -152,6 +163,36 @@ impl<'a> TierDetach<'a> {
             out.word("TIER").word("DETACH").word(self.name);
             if !self.drain {
                 out.word("NODRAIN");
+            }
+        });
+    }
+}
+
+/// `TIER SCRUB [name]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierScrub<'a> {
+    /// As `TIER LIST` names it; all if not given.
+    pub name: Option<&'a [u8]>,
+}
+
+impl<'a> TierScrub<'a> {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// What to answer.
+    pub fn parse(args: &Args<'a>) -> Result<Self, WireError> {
+        let mut words = Words::new(args, 2);
+        let name = words.option()?;
+        words.end()?;
+        Ok(Self { name })
+    }
+
+    /// Writes the request.
+    pub fn encode(&self, out: &mut BytesMut) {
+        Encoder::encode(out, |out| {
+            out.word("TIER").word("SCRUB");
+            if let Some(name) = self.name {
+                out.word(name);
             }
         });
     }

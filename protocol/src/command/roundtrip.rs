@@ -169,6 +169,7 @@ proptest! {
     fn tiers_read_back(name in key(), size in option::of(key()), drain: bool) {
         reads_back!(TierAttach { path: &name, size: size.as_deref() }, TierAttach::parse);
         reads_back!(TierDetach { name: &name, drain }, TierDetach::parse);
+        reads_back!(TierScrub { name: size.as_deref() }, TierScrub::parse);
     }
 
     #[test]

@@ -281,6 +281,8 @@ settings! {
         Start flash_write_budget: ByteLen = "0", "1 GiB" to "1024 TiB", or "0" is "no limit";
         /// Share of the write bandwidth that may go into keeping what was read since it was written.
         Start flash_reinsert_percent: Percent = "25", "0" to "75";
+        /// Bytes a second that are read of each device, while it is idle and once a day at most, to find rot before a reader does. 0 is never; `TIER SCRUB` does it at once.
+        Start scrub_rate: ByteLen = "8 MiB", "1 MiB" to "4 GiB", or "0" is "never";
         /// Time that a writer waits for objects to reach flash before some are dropped for it.
         Start spill_wait_ms: Millis = "100", "0" to "10000";
         /// Time that a read of flash may take before it is a miss, and a `DURABLE` commit before it is an error.

@@ -393,26 +393,29 @@ fn devices_full(v: &Vitals) -> Option<Finding> {
     found(
         Severity::Critical,
         "tier-full",
-        format!("{full} takes nothing: pinned objects leave no room to reclaim segments."),
-        "UNPIN what need not be kept, or attach another device (TIER ATTACH).",
+        format!("{full} takes nothing: what is pinned or set aside leaves no room to reclaim segments."),
+        "UNPIN what need not be kept, or attach another device (TIER ATTACH). Segments set aside come back once they were scrubbed.",
         false,
     )
 }
 
 fn rot(v: &Vitals) -> Option<Finding> {
     let mismatches: u64 = v.devices.iter().map(|device| device.mismatches).sum();
+    let rotten: u64 = v.devices.iter().map(|device| device.scrub.rotten).sum();
     let segments: u64 = v.devices.iter().map(|device| device.segments_quarantined).sum();
-    if mismatches == 0 && segments == 0 {
+    if mismatches == 0 && rotten == 0 && segments == 0 {
         return None;
     }
     found(
         Severity::Warning,
         "flash-rot",
         format!(
-            "{mismatches} records on {} were not what was written; {segments} segments are set aside.",
-            names(v, |device| device.mismatches > 0 || device.segments_quarantined > 0)
+            "{mismatches} records on {} were not what was written when they were read, {rotten} more were found by scrubs; \
+             {segments} segments are set aside.",
+            names(v, |device| device.mismatches > 0 || device.scrub.rotten > 0 || device.segments_quarantined > 0)
         ),
-        "Nobody was given wrong bytes: they were missed. Replace the device if the number grows.",
+        "Nobody was given wrong bytes: they were missed. TIER SCRUB finds what else is rotten; replace the device if the \
+         number grows.",
         false,
     )
 }
@@ -546,6 +549,7 @@ mod tests {
             condemned: 0,
             budget_left: Some(ByteLen::gib(1)),
             in_flight: 0,
+            scrub: storage::flash::tier::ScrubStatus::default(),
         }
     }
 
@@ -584,6 +588,7 @@ mod tests {
         check("tier-off", &|v| v.devices[0].state = DeviceState::Off { why: "EIO".to_owned() });
         check("tier-full", &|v| v.devices[0].state = DeviceState::Full);
         check("flash-rot", &|v| v.devices[0].mismatches = 1);
+        check("flash-rot", &|v| v.devices[0].scrub.rotten = 1);
         check("flash-slow", &|v| v.flash_timeouts = 1);
         check("spill-behind", &|v| v.counters.dropped_dirty = 1);
         check("write-budget", &|v| v.devices[0].budget_left = Some(ByteLen(0)));

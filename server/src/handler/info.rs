@@ -3,7 +3,7 @@
 use super::command_cmd::name_of;
 use super::connection::{REDIS_VERSION, SERVER_NAME};
 use super::memory::{MemoryUse, percent};
-use super::tier_cmd::{budget_left, state_word};
+use super::tier_cmd::{budget_left, scrub_percent, state_word};
 use crate::clock::unix_ms;
 use crate::dispatch::{Ctx, Flow};
 use crate::loading::Loading;
@@ -386,7 +386,8 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
             format_args!(
                 "state={},capacity={},used={},free={},segments={},segments_free={},segments_quarantined={},reads={},\
                  read_bytes={},writes={},written_bytes={},reinserted={},reclaimed={},dropped={},refused={},errors={},\
-                 mismatches={},queue={},budget_left={},engine={}",
+                 mismatches={},queue={},budget_left={},scrub_percent={},scrub_passes={},scrub_bytes={},scrub_records={},\
+                 scrub_rotten={},scrub_returned={},engine={}",
                 state_word(&device.state),
                 device.size.get(),
                 device.used.get(),
@@ -406,6 +407,12 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
                 device.mismatches,
                 device.in_flight,
                 budget_left(device),
+                scrub_percent(device),
+                device.scrub.passes,
+                device.scrub.bytes.get(),
+                device.scrub.records,
+                device.scrub.rotten,
+                device.scrub.returned,
                 device.engine
             ),
         );

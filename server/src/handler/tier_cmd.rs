@@ -7,7 +7,7 @@ use crate::error::flash;
 use crate::handler::aside::Aside;
 use crate::handler::job::Job;
 use protocol::base::ByteLen;
-use protocol::command::{CommandId, TierAttach, TierDetach};
+use protocol::command::{CommandId, TierAttach, TierDetach, TierScrub};
 use protocol::resp::{ErrorWord, WireError, Writer};
 use std::path::PathBuf;
 use storage::flash::tier::{DeviceState, DeviceStatus};
@@ -30,6 +30,11 @@ pub(crate) fn budget_left(device: &DeviceStatus) -> i64 {
     device.budget_left.map_or(-1, |left| i64::try_from(left.get()).unwrap_or(i64::MAX))
 }
 
+/// Share of the device that the present scrub has done, -1 while there is none.
+pub(crate) fn scrub_percent(device: &DeviceStatus) -> i64 {
+    device.scrub.percent.map_or(-1, i64::from)
+}
+
 /// `TIER LIST`
 pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let node = ctx.node;
@@ -48,7 +53,7 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     reply.field("objects").count(usage.objects + usage.on_both - usage.on_flash);
     for device in devices {
         let why = if let DeviceState::Off { why } = &device.state { Some(why.clone()) } else { None };
-        reply.map(23 + usize::from(why.is_some()));
+        reply.map(29 + usize::from(why.is_some()));
         reply.field("name").bulk_display(format_args!("{FLASH}{}", device.id));
         reply.field("kind").bulk(b"flash");
         reply.field("state").bulk(state_word(&device.state).as_bytes());
@@ -75,6 +80,12 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         reply.field("mismatches").count(device.mismatches);
         reply.field("queue").count(device.in_flight as u64);
         reply.field("budget-left").integer(budget_left(&device));
+        reply.field("scrub-percent").integer(scrub_percent(&device));
+        reply.field("scrub-passes").count(device.scrub.passes);
+        reply.field("scrub-bytes").count(device.scrub.bytes.get());
+        reply.field("scrub-records").count(device.scrub.records);
+        reply.field("scrub-rotten").count(device.scrub.rotten);
+        reply.field("scrub-returned").count(device.scrub.returned);
     }
     Ok(Flow::Go)
 }
@@ -122,6 +133,27 @@ pub(crate) fn tier_attach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     }))))
 }
 
+/// The flash device of a name.
+fn device_of(ctx: &Ctx<'_>, name: &[u8]) -> Result<u32, WireError> {
+    let id = std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix(FLASH)?.parse::<u32>().ok());
+    let known = ctx.node.tier().map(|tier| tier.status()).unwrap_or_default();
+    id.filter(|id| known.iter().any(|device| device.id == *id))
+        .ok_or_else(|| WireError::new(ErrorWord::Denied, "there is no such tier: TIER LIST has their names"))
+}
+
+/// `TIER SCRUB [name]`
+pub(crate) fn tier_scrub(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let TierScrub { name } = TierScrub::parse(&ctx.args)?;
+    check_tier(ctx)?;
+    let id = name.map(|name| device_of(ctx, name)).transpose()?;
+    tracing::info!(client = ctx.session.client.id, id, "TIER SCRUB");
+    if let Some(tier) = ctx.node.tier() {
+        tier.scrub(id).map_err(|error| flash(&error))?;
+    }
+    ctx.reply().ok();
+    Ok(Flow::Go)
+}
+
 /// `TIER DETACH name [NODRAIN]`
 pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let TierDetach { name, drain } = TierDetach::parse(&ctx.args)?;
@@ -129,11 +161,7 @@ pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         return Err(WireError::new(ErrorWord::Denied, "the DRAM tier stays as long as the node runs"));
     }
     check_tier(ctx)?;
-    let id = std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix(FLASH)?.parse::<u32>().ok());
-    let known = ctx.node.tier().map(|tier| tier.status()).unwrap_or_default();
-    let Some(id) = id.filter(|id| known.iter().any(|device| device.id == *id)) else {
-        return Err(WireError::new(ErrorWord::Denied, "there is no such tier: TIER LIST has their names"));
-    };
+    let id = device_of(ctx, name)?;
     tracing::info!(client = ctx.session.client.id, drain, "TIER DETACH {FLASH}{id}");
     Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::TierDetach, move |node| {
         let detached = node.detach_device(id, drain);

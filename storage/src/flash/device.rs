@@ -6,13 +6,15 @@
 //! - The engine goes before the log: what it may still touch lies in the log's flights.
 
 use super::engine::{Engine, Wake};
-use super::log::{Log, ReadJob, SpillJob, Ticket, Verdict};
+use super::log::{Log, ReadJob, ScrubJob, ScrubReport, SpillJob, Ticket, Verdict};
+use super::scrub;
 use super::tier::FlashError;
 use super::tier::status::Figures;
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
 /// What waits for the device's thread.
@@ -21,10 +23,19 @@ struct Inbox {
     reads: Vec<ReadJob>,
     spills: Vec<SpillJob>,
     syncs: Vec<Ticket>,
+    scrubs: Vec<Scrub>,
     /// Nothing is taken any more.
     closed: bool,
     /// The device is let go: nothing of it stays in the index. Whether what it holds is to be kept in DRAM.
     leave: Option<bool>,
+}
+
+/// What a scrubber has to say.
+pub(crate) enum Scrub {
+    /// It wants a segment: from this one on, and whether of those that are sealed.
+    Next { from: u32, sealed: bool, answer: SyncSender<Option<ScrubJob>> },
+    /// It looked at one.
+    Done(ScrubReport),
 }
 
 /// A device as others see it.
@@ -37,6 +48,8 @@ pub(crate) struct Device {
     pub(crate) slots: (u16, u32),
     /// Bytes of one of its segments.
     pub(crate) segment_len: u64,
+    /// What its segments are checked by.
+    pub(crate) of: scrub::Of,
     /// Whether a write budget was set.
     pub(crate) has_budget: bool,
     /// Who performs its I/O.
@@ -61,7 +74,7 @@ impl Device {
         id: u32,
         path: PathBuf,
         slots: (u16, u32),
-        segment_len: u64,
+        of: scrub::Of,
         has_budget: bool,
         engine: &dyn Engine,
         figures: Arc<Figures>,
@@ -71,7 +84,8 @@ impl Device {
             id,
             path,
             slots,
-            segment_len,
+            segment_len: of.geometry.segment_len,
+            of,
             has_budget,
             engine: engine.name(),
             figures,
@@ -131,6 +145,11 @@ impl Device {
         }
     }
 
+    /// Queues what a scrubber says. Its answer is dropped if the device is closed.
+    pub(crate) fn scrub(&self, scrub: Scrub) {
+        drop(self.queue(scrub, |inbox| &mut inbox.scrubs));
+    }
+
     fn queue<T>(&self, job: T, queue: fn(&mut Inbox) -> &mut Vec<T>) -> Option<T> {
         let mut inbox = self.inbox.lock();
         if inbox.closed {
@@ -167,11 +186,19 @@ impl Runner {
             let mut inbox = self.inbox.lock();
             let (reads, spills, syncs) =
                 (std::mem::take(&mut inbox.reads), std::mem::take(&mut inbox.spills), std::mem::take(&mut inbox.syncs));
+            let scrubs = std::mem::take(&mut inbox.scrubs);
             let (closed, leave) = (inbox.closed, inbox.leave);
             drop(inbox);
             reads.into_iter().for_each(|job| log.read(job));
             spills.into_iter().for_each(|job| log.spill(job));
             syncs.into_iter().for_each(|ticket| log.sync(ticket));
+            for scrub in scrubs {
+                match scrub {
+                    // Who does not wait any more needs no answer.
+                    Scrub::Next { from, sealed, answer } => drop(answer.send(log.next_scrub(from, sealed))),
+                    Scrub::Done(report) => log.scrubbed(report),
+                }
+            }
             if closed && log.waiting() == (0, 0) {
                 log.close(leave);
             }

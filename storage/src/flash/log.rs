@@ -8,9 +8,8 @@
 //!  Free ─header─▶ Beginning ─sync─▶ Ready ─head─▶ Open ─full─▶ Sealing ─footer, sync─▶ Sealed
 //!   ▲                                                                                    │ oldest, or suspect
 //!   └──── no reader left ──── Draining ◀─dropped from the index── Reclaiming ◀────────────┘
-//!                                │ suspect
-//!                                ▼
-//!                           Quarantined
+//!   ▲                            │ suspect
+//!   └──────────── scrubbed ─── Quarantined
 //! ```
 //!
 //! Invariants:
@@ -26,6 +25,7 @@ mod flight;
 mod health;
 mod read;
 mod reclaim;
+mod scrub;
 mod seal;
 mod segment;
 #[cfg(test)]
@@ -35,6 +35,7 @@ mod syncs;
 
 pub(crate) use append::SpillJob;
 pub(crate) use read::{Filled, ReadJob, Target, Verdict};
+pub(crate) use scrub::{Finding, Rotten, ScrubJob, ScrubReport, Task};
 
 use crate::Store;
 use crate::flash::engine::{Done, Engine, ScratchPool};
@@ -88,6 +89,8 @@ pub(crate) struct LogConfig {
     pub(crate) errors_per_minute: u32,
     /// How often a device that is off is probed.
     pub(crate) probe_interval: Millis,
+    /// A new life has a higher number, whatever was found.
+    pub(crate) life_min: u64,
 }
 
 /// A segment as it was found at start.
@@ -185,7 +188,7 @@ impl Log {
             })
             .collect();
         order.sort_unstable();
-        let mut life_max = 0;
+        let mut life_max = config.life_min;
         let mut segments: Vec<Segment> = found
             .into_iter()
             .map(|segment| {
@@ -381,7 +384,7 @@ impl Log {
         if std::mem::take(&mut self.syncs.states_changed) {
             self.reclaim_due = true;
             figures.segments_free.store(count(State::is_free) as u64, Relaxed);
-            figures.segments_quarantined.store(count(|state| matches!(state, State::Quarantined)) as u64, Relaxed);
+            figures.segments_quarantined.store(count(|state| matches!(state, State::Quarantined(_))) as u64, Relaxed);
             figures.used.store(self.segments.iter().map(|segment| segment.used).sum(), Relaxed);
         }
         figures.in_flight.store(self.flights.len() as u64, Relaxed);

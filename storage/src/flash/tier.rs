@@ -13,13 +13,14 @@ pub mod data_dir;
 pub mod error;
 mod fetch;
 pub(in crate::flash) mod opening;
+mod scrubber;
 mod spiller;
 pub mod status;
 
 pub use config::{DeviceConfig, TierConfig};
 pub use data_dir::DataDir;
 pub use error::FlashError;
-pub use status::{DeviceState, DeviceStatus, Phase, Progress};
+pub use status::{DeviceState, DeviceStatus, Phase, Progress, ScrubStatus};
 
 use crate::Store;
 use crate::flash::device::Device;
@@ -73,6 +74,7 @@ struct Inner {
     spills: spiller::Spills,
     spiller: Mutex<Option<JoinHandle<()>>>,
     clerk: clerk::Clerk,
+    scrubs: scrubber::Scrubs,
     closed: AtomicBool,
 }
 
@@ -143,6 +145,7 @@ impl Tier {
             spills: spiller::Spills::default(),
             spiller: Mutex::new(None),
             clerk: clerk::Clerk::start()?,
+            scrubs: scrubber::Scrubs::default(),
             closed: AtomicBool::new(false),
         });
         inner.tell_limits();
@@ -153,6 +156,7 @@ impl Tier {
             .spawn(move || spilling.run_spiller())
             .map_err(|error| FlashError::io("start the spiller", error))?;
         *inner.spiller.lock() = Some(thread);
+        inner.start_scrubber()?;
         progress.enter(Phase::Serving);
         Ok(Self(inner))
     }
@@ -221,6 +225,15 @@ impl Tier {
         self.0.devices.read().iter().map(|device| device.status()).collect()
     }
 
+    /// Verifies everything on a device, or on all, now and as fast as it goes beside requests. Returns at once;
+    /// [`Tier::status`] tells how far it is.
+    ///
+    /// # Errors
+    /// [`FlashError::NoDevice`], [`FlashError::Closed`].
+    pub fn scrub(&self, id: Option<u32>) -> Result<(), FlashError> {
+        self.0.ask_for_scrub(id)
+    }
+
     /// Takes one more device in. What it holds is not believed: objects may have been removed or replaced while it was away.
     /// Blocks until it serves. Returns its number.
     ///
@@ -274,6 +287,7 @@ impl Tier {
         if self.0.closed.swap(true, Ordering::Relaxed) {
             return;
         }
+        self.0.stop_scrubber();
         self.0.stop_spiller();
         if let Some(thread) = self.0.spiller.lock().take() {
             let _ = thread.join();
@@ -384,6 +398,14 @@ impl Device {
             condemned: of(&figures.condemned),
             budget_left: self.has_budget.then(|| ByteLen(of(&figures.budget_left))),
             in_flight: usize::try_from(of(&figures.in_flight)).unwrap_or(usize::MAX),
+            scrub: ScrubStatus {
+                percent: of(&figures.scrub_percent).checked_sub(1).and_then(|percent| u8::try_from(percent).ok()),
+                passes: of(&figures.scrub_passes),
+                bytes: ByteLen(of(&figures.scrub_bytes)),
+                records: of(&figures.scrub_records),
+                rotten: of(&figures.scrub_rotten),
+                returned: of(&figures.scrub_returned),
+            },
         }
     }
 }

@@ -99,6 +99,9 @@ pub fn run(plan: &Plan, length: Option<Duration>, mut progress: impl FnMut(usize
     Ok(Some(summary))
 }
 
+/// A figure: its name, where it is, and by how much it may differ.
+type Pick = (&'static str, fn(&Rest) -> u64, u64);
+
 /// Compares the ends.
 fn judge(rests: &[Rest], took: Duration, operations: u64, proved: u64) -> anyhow::Result<Summary> {
     let median = |rests: &[Rest], pick: fn(&Rest) -> u64| {
@@ -114,7 +117,7 @@ fn judge(rests: &[Rest], took: Duration, operations: u64, proved: u64) -> anyhow
     summary.say("operations", operations);
     summary.say("bytes proved, 0 wrong", proved);
     summary.say("reserved bytes, leases, grants at each rest", 0);
-    let picks: [(&str, fn(&Rest) -> u64, u64); 3] = [
+    let picks: [Pick; 3] = [
         ("resident memory beside DRAM", |rest| rest.memory, MEMORY_SLACK),
         ("descriptors", |rest| rest.descriptors, DESCRIPTORS_SLACK),
         ("threads", |rest| rest.threads, DESCRIPTORS_SLACK),
@@ -214,7 +217,8 @@ fn rest(server: &Server) -> anyhow::Result<Rest> {
         held.retain(|&(_, figure)| figure > 0);
         Ok(held.is_empty())
     });
-    rested.with_context(|| format!("it holds {held:?}"))?;
+    let tiers = raw.try_ask(&["INFO", "tiers"])?;
+    rested.with_context(|| format!("it holds {held:?}; {}; its log:\n{}", tiers.text(), server.log()))?;
     let own = |line: &str| -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
         let found = status.lines().find_map(|found| found.strip_prefix(line)?.split_whitespace().next());

@@ -1,9 +1,15 @@
 //! Devices that come and go while the server runs, and starts that are refused.
 
 use super::{bytes, fill, info, is_there, key, server, settled, shut_down};
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
-use tests::server::Mark;
+use std::time::Duration;
+use tests::server::{Mark, until};
 use tests::{Raw, Server, Value};
+
+/// Time that anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn tier(raw: &mut Raw, name: &str) -> Option<Value> {
     raw.ask(&["TIER", "LIST"]).items().iter().find(|tier| tier.field("name").text() == name).cloned()
@@ -96,6 +102,42 @@ fn a_device_that_comes_back_brings_nothing_stale() {
         // Gone it may be, another it may not.
         is_there(&mut raw, number, version);
     }
+}
+
+/// Waits until a scrub that was asked for is over, and returns the device as it is then.
+fn scrubbed(raw: &mut Raw) -> Value {
+    let passes = |raw: &mut Raw| tier(raw, "flash.0").expect("there is one").field("scrub-passes").number();
+    // The day's own comes first.
+    until("the first scrub is over", PATIENCE, || passes(raw) > 0);
+    let before = passes(raw);
+    assert_eq!(raw.ask(&["TIER", "SCRUB", "flash.0"]).text(), "OK");
+    until("the scrub is over", PATIENCE, || passes(raw) > before);
+    tier(raw, "flash.0").expect("there is one")
+}
+
+/// What rots is found while nobody asks for it.
+#[test]
+fn a_scrub_finds_rot_before_a_reader_does() {
+    let server = server("256 MiB", &["--scrub-rate", "64MiB"]);
+    let mut raw = Raw::to(&server);
+    let count = fill(&mut raw, 128 << 20);
+    settled(&mut raw);
+    let good = scrubbed(&mut raw);
+    assert!(good.field("scrub-records").number() > 20, "{good:?}");
+    assert_eq!(good.field("scrub-rotten").number(), 0, "{good:?}");
+    let file = OpenOptions::new().write(true).open(server.dir().join("flash.0")).expect("the device");
+    for segment in 0..3 {
+        file.write_all_at(&[0xaa; 1 << 20], (1 << 20) + (segment * 8 + 3) * (1 << 20)).expect("written");
+    }
+    file.sync_all().expect("synced");
+    let rotten = scrubbed(&mut raw);
+    assert!(rotten.field("scrub-rotten").number() > 0, "{rotten:?}");
+    let about: Vec<Value> = raw.ask(&["DIAGNOSE"]).field("findings").items().to_vec();
+    assert!(about.iter().any(|finding| finding.field("about").text() == "flash-rot"), "{about:?}");
+    let there = (0..count).filter(|&number| is_there(&mut raw, number, 1)).count();
+    assert!(there > 0 && there < count, "{there} of {count}");
+    assert_eq!(tier(&mut raw, "flash.0").expect("there is one").field("mismatches").number(), 0, "no reader met it");
+    assert!(raw.ask(&["TIER", "SCRUB", "flash.7"]).is_error("DENIED"));
 }
 
 #[test]

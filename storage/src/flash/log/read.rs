@@ -6,7 +6,7 @@
 
 use super::Log;
 use super::flight::Flight;
-use super::segment::State;
+use super::segment::{Kept, State};
 use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend};
 use crate::flash::engine::{Engine, Op, Scratch};
@@ -92,10 +92,15 @@ impl Log {
         let segment = self.segment_of(job.read.place.slot);
         let holds = matches!(
             self.segments[segment as usize].state,
-            State::Open(_) | State::Sealing(..) | State::Sealed(_) | State::Reclaiming(_) | State::Draining
+            State::Open(_)
+                | State::Sealing(..)
+                | State::Sealed(_)
+                | State::Reclaiming(_)
+                | State::Draining
+                | State::Quarantined(Kept::Records)
         );
         if !holds && self.health.is_on() {
-            // Of a segment whose table could not be read: it is forgotten when it is asked for.
+            // Nothing of it is there any more: it is forgotten when it is asked for.
             self.store.drop_record(&job.read.key, job.read.generation, job.read.place);
         }
         if !holds || !self.health.is_on() {

@@ -15,7 +15,7 @@
 use super::Log;
 use super::append::row_of;
 use super::flight::Flight;
-use super::segment::{Sealed, State};
+use super::segment::{Kept, Sealed, State};
 use super::syncs::After;
 use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend, lend_mut};
@@ -151,7 +151,7 @@ impl Log {
         self.step_copies(engine);
     }
 
-    /// Whether all that the device holds is pinned, or as good as.
+    /// Whether all that the device holds is pinned or set aside, or as good as.
     pub(super) fn is_full(&self) -> bool {
         self.put_off.full
     }
@@ -159,7 +159,9 @@ impl Log {
     /// Whether nothing that could be written to will come by itself.
     fn is_stuck(&self) -> bool {
         let coming = |state: &State| matches!(state, State::Free | State::Draining);
-        !self.put_off.segments.is_empty() && !self.segments.iter().any(|segment| coming(&segment.state))
+        let aside = |state: &State| matches!(state, State::Quarantined(_));
+        self.segments.iter().all(|segment| aside(&segment.state))
+            || !self.put_off.segments.is_empty() && !self.segments.iter().any(|segment| coming(&segment.state))
     }
 
     /// When a reclaim goes on although nothing happens.
@@ -210,8 +212,10 @@ impl Log {
                 segment.used = 0;
                 if segment.mismatches >= MISMATCHES_MAX {
                     tracing::error!(device = %self.config.device, segment = number, "a segment is quarantined");
-                    segment.state = State::Quarantined;
+                    segment.state = State::Quarantined(Kept::Nothing);
+                    segment.look_at = self.now + super::scrub::wait_after(segment.returns);
                 } else {
+                    segment.returns = 0;
                     segment.state = State::Free;
                 }
                 self.syncs.states_changed = true;
@@ -283,12 +287,12 @@ impl Log {
         match Table::decode(lend(&span), &life, pages) {
             Ok((table, _)) => self.survey(segment, table),
             Err(_) => {
-                // Its records miss one by one; the next start finds them by their headers.
+                // Its records are read as before; a scrub or the next start finds them by their headers.
                 tracing::error!(device = %self.config.device, segment, "a footer cannot be read: its segment is quarantined");
                 self.figures.mismatches.fetch_add(1, Relaxed);
                 self.reclaim = None;
                 self.reclaim_due = true;
-                self.segments[segment as usize].state = State::Quarantined;
+                self.segments[segment as usize].state = State::Quarantined(Kept::Records);
                 self.syncs.states_changed = true;
             }
         }
@@ -591,7 +595,7 @@ impl Log {
 
     /// Whether nothing is left that the index could know of.
     pub(super) fn is_left(&self) -> bool {
-        let left = |state: &State| state.is_free() || matches!(state, State::Quarantined);
+        let left = |state: &State| state.is_free() || matches!(state, State::Quarantined(_));
         self.reclaim.is_none() && self.segments.iter().all(|segment| left(&segment.state))
     }
 

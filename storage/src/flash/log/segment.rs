@@ -2,6 +2,7 @@
 
 use super::FoundSegment;
 use crate::flash::format::{Life, Row, Table};
+use protocol::base::Instant;
 
 /// Where a segment stands; drawn in [`super`].
 pub(super) enum State {
@@ -21,8 +22,17 @@ pub(super) enum State {
     Reclaiming(Sealed),
     /// Forgotten by the index; reads may still be under way.
     Draining,
-    /// Gave wrong bytes too often.
-    Quarantined,
+    /// Gave wrong bytes too often, or cannot be read.
+    Quarantined(Kept),
+}
+
+/// What is left of a segment in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Records that nobody has a table of.
+    Records,
+    /// Nothing that the index knows.
+    Nothing,
 }
 
 impl State {
@@ -143,6 +153,10 @@ pub(super) struct Segment {
     pub(super) used: u64,
     /// Reads that were not what the index said, in this life.
     pub(super) mismatches: u32,
+    /// How often in a row it came back from quarantine, or could not.
+    pub(super) returns: u32,
+    /// In quarantine: when it may be looked at.
+    pub(super) look_at: Instant,
     /// Whether a sync failed while it was written: nothing unsynced in it counts.
     pub(super) lost: bool,
 }
@@ -151,7 +165,7 @@ impl Segment {
     pub(super) fn found(found: FoundSegment) -> Self {
         let (state, life, life_number, used) = match found {
             FoundSegment::Free { life } => (State::Free, None, life, 0),
-            FoundSegment::Unreadable => (State::Quarantined, None, 0, 0),
+            FoundSegment::Unreadable => (State::Quarantined(Kept::Nothing), None, 0, 0),
             FoundSegment::Sealed { life, footer_pages, used, .. } => {
                 (State::Sealed(Sealed { order: 0, footer_pages, table: None }), Some(life), life.life, used)
             }
@@ -161,7 +175,7 @@ impl Segment {
                 (State::Sealing(open, Closing::Records), Some(life), life.life, used)
             }
         };
-        Self { state, life, life_number, used, mismatches: 0, lost: false }
+        Self { state, life, life_number, used, mismatches: 0, returns: 0, look_at: Instant(0), lost: false }
     }
 
     /// The life that its records are checked with.

@@ -3,12 +3,16 @@
 //!
 //! Payloads are a function of key and version, so that any read shows foreign, stale or torn bytes.
 
-use super::{Filled, ReadJob, SpillJob, Target, Verdict};
+mod scenes;
+
+use super::{Filled, ReadJob, SpillJob, Target, Task, Verdict};
 use crate::flash::engine::Faults;
 use crate::flash::engine::{Engine, SimDisk};
 use crate::flash::journal::{JOURNAL_FILE, Journal, JournalOptions};
 use crate::flash::log::Log;
 use crate::flash::meta::NoMeta;
+use crate::flash::recover::EngineSource;
+use crate::flash::scrub::{Of, Pace, examine};
 use crate::flash::tier::books::Books;
 use crate::flash::tier::opening::{Opening, scratch};
 use crate::flash::tier::{DeviceConfig, Progress, TierClock, TierConfig};
@@ -65,6 +69,8 @@ struct World {
     clock: Arc<SimClock>,
     dir: PathBuf,
     epoch: u64,
+    /// The segment that is scrubbed next.
+    scrub_next: u32,
     boot: Option<Boot>,
     told: HashMap<Vec<u8>, Told>,
     version: u64,
@@ -84,6 +90,17 @@ struct Counts {
     reinserted: u64,
     boots: u64,
     recovered: u64,
+    rotten: u64,
+    returned: u64,
+}
+
+/// As fast as it goes.
+struct Unbounded;
+
+impl Pace for Unbounded {
+    fn wait(&mut self, _: usize) -> bool {
+        true
+    }
 }
 
 /// One process.
@@ -137,6 +154,7 @@ impl World {
             clock: Arc::new(SimClock(AtomicU64::new(1_000))),
             dir,
             epoch: 0,
+            scrub_next: 0,
             boot: None,
             told: HashMap::new(),
             version: 0,
@@ -396,6 +414,30 @@ impl World {
         self.check_answers();
     }
 
+    /// Looks at one segment, beside everything else. `false` at the end of the device.
+    fn scrub(&mut self) -> bool {
+        let now = self.clock.now();
+        let boot = self.boot.as_mut().expect("a process runs");
+        let Some(job) = boot.log.next_scrub(self.scrub_next, true) else {
+            self.scrub_next = 0;
+            return false;
+        };
+        if matches!(job.task, Task::Verify { .. }) {
+            self.scrub_next = job.segment + 1;
+        }
+        let mut engine = self.disk.engine(4);
+        let mut source = EngineSource::new(&mut *engine).expect("memory");
+        let of = Of { device: boot.log.config.device, geometry: boot.log.config.geometry };
+        // What happens meanwhile may be anything.
+        let rounds = self.random.random_range(0..4);
+        let report = examine(&job, of, &mut source, &mut Unbounded, (&boot.store, now)).expect("nobody ends it");
+        drop(source);
+        self.pump(rounds);
+        let boot = self.boot.as_mut().expect("a process runs");
+        boot.log.scrubbed(report);
+        true
+    }
+
     /// The process ends in some way, and another begins.
     fn restart(&mut self) {
         let ending = self.random.random_range(0..3);
@@ -430,6 +472,8 @@ impl World {
         self.counts.durable += kept.len() as u64;
         self.counts.reclaimed += boot.figures.reclaimed.load(Ordering::Relaxed);
         self.counts.reinserted += boot.figures.reinserted.load(Ordering::Relaxed);
+        self.counts.rotten += boot.figures.scrub_rotten.load(Ordering::Relaxed);
+        self.counts.returned += boot.figures.scrub_returned.load(Ordering::Relaxed);
         // What the process would write into the journal after its death is not part of it.
         let before = self.journal_dir();
         self.epoch += 1;
@@ -472,9 +516,12 @@ impl World {
                 280..480 => self.spill(),
                 480..700 => self.read(),
                 700..740 => self.make_durable(),
-                740..990 => {
+                740..980 => {
                     let rounds = self.random.random_range(1..8);
                     self.pump(rounds);
+                }
+                980..990 => {
+                    self.scrub();
                 }
                 990..997 => {
                     let wanted = self.random.random_bool(0.6);
@@ -551,6 +598,8 @@ fn campaign(name: &str, first_seed: u64, runs: u64, faults: Faults, strict: bool
         all.reinserted += counts.reinserted;
         all.boots += counts.boots;
         all.recovered += counts.recovered;
+        all.rotten += counts.rotten;
+        all.returned += counts.returned;
     }
     println!("{name}: {all:?}");
     all
@@ -560,6 +609,7 @@ fn campaign(name: &str, first_seed: u64, runs: u64, faults: Faults, strict: bool
 fn histories_with_deaths_and_power_cuts_keep_every_promise() {
     let counts = campaign("calm", 0xc0ffee, 8, Faults::default(), true);
     assert!(counts.spilled > 0 && counts.read > 0 && counts.reclaimed > 0 && counts.durable > 0, "{counts:?}");
+    assert_eq!(counts.rotten, 0, "nothing rots on a disk that does not lie");
 }
 
 #[test]
@@ -574,135 +624,4 @@ fn a_disk_that_lies_gives_misses_and_never_wrong_bytes() {
     let faults = Faults { lost: 0.003, torn: 0.003, misdirected: 0.003, flipped: 0.003, ..Faults::default() };
     let counts = campaign("lies", 0x11e5, 8, faults, false);
     assert!(counts.spilled > 0 && counts.read > 0 && counts.missed > 0, "{counts:?}");
-}
-
-/// Fills DRAM and spills until something happened.
-fn spill_until(world: &mut World, what: &str, happened: impl Fn(&Boot) -> bool) {
-    for _ in 0..2_000 {
-        world.set();
-        world.spill();
-        world.pump(4);
-        if happened(world.boot.as_ref().expect("a process runs")) {
-            return;
-        }
-    }
-    panic!("seed {:#x}: never {what}", world.seed);
-}
-
-#[test]
-fn a_device_that_fails_is_taken_off_and_comes_back() {
-    for (seed, faults) in [
-        (0x0ff1, Faults { write_error: 1.0, ..Faults::default() }),
-        (0x0ff2, Faults { sync_error: 1.0, ..Faults::default() }),
-        (0x0ff3, Faults { short: 0.9, ..Faults::default() }),
-    ] {
-        let mut world = World::new(seed, Faults::default(), false);
-        spill_until(&mut world, "spilled", |boot| boot.figures.spills.load(Ordering::Relaxed) > 20);
-        world.disk.set_faults(faults);
-        spill_until(&mut world, "off", |boot| boot.figures.why_off().is_some());
-        let spills = world.boot.as_ref().expect("a process runs").figures.spills.load(Ordering::Relaxed);
-        world.clock.0.fetch_add(5_000, Ordering::Relaxed);
-        world.pump(50);
-        assert!(
-            world.boot.as_ref().expect("a process runs").figures.why_off().is_some(),
-            "seed {seed:#x}: a probe that fails keeps it off"
-        );
-        world.disk.set_faults(Faults::default());
-        world.clock.0.fetch_add(10_000, Ordering::Relaxed);
-        world.pump(50);
-        spill_until(&mut world, "back", |boot| {
-            boot.figures.why_off().is_none() && boot.figures.spills.load(Ordering::Relaxed) > spills + 20
-        });
-        for _ in 0..200 {
-            world.read();
-            world.pump(2);
-        }
-        world.restart();
-        world.boot.as_ref().expect("a process runs").store.audit();
-        let _ = std::fs::remove_dir_all(&world.dir);
-    }
-}
-
-#[test]
-fn a_failed_sync_is_told_and_what_it_should_have_kept_is_dirty_again() {
-    let mut world = World::new(0x5f, Faults::default(), false);
-    spill_until(&mut world, "spilled", |boot| boot.figures.spills.load(Ordering::Relaxed) > 5);
-    world.disk.set_faults(Faults { sync_error: 1.0, ..Faults::default() });
-    let now = world.clock.now();
-    let told = Arc::new(Mutex::new(None));
-    let boot = world.boot.as_mut().expect("a process runs");
-    let generation = boot
-        .store
-        .set(now, b"durable", &payload(b"durable", 1, 5_000), &boot.account, &Terms::default())
-        .expect("room");
-    let SpillOf::Spill(spill) = boot.store.spill_of(now, b"durable", generation) else { panic!("it is dirty") };
-    let tell = Arc::clone(&told);
-    let ticket: super::Ticket = Box::new(move |result| *tell.lock() = Some(result.is_ok()));
-    boot.log.spill(SpillJob { spill, ticket: Some(ticket), charge: None });
-    world.pump(60);
-    assert_eq!(*told.lock(), Some(false), "nothing is promised");
-    let boot = world.boot.as_ref().expect("a process runs");
-    assert!(boot.figures.why_off().is_some());
-    assert!(
-        matches!(boot.store.spill_of(now, b"durable", generation), SpillOf::Spill(_)),
-        "it lies in DRAM alone, dirty"
-    );
-    let _ = std::fs::remove_dir_all(&world.dir);
-}
-
-/// Every segment holds something pinned, and nothing is free: the reclaim that was begun all the same gave up its copies once,
-/// and before that it waited for room for ever.
-#[test]
-fn a_reclaim_whose_pinned_records_find_no_room_is_put_off() {
-    for seed in 0x9100..0x9104 {
-        let mut world = World::of(StdRng::seed_from_u64(seed), seed, Faults::default(), true, 4, 4_000);
-        let full = |world: &World| world.boot.as_ref().expect("a process runs").figures.full.load(Ordering::Relaxed);
-        for _ in 0..6_000 {
-            world.set();
-            world.spill();
-            world.pump(4);
-            let (now, boot) = (world.clock.now(), world.boot.as_ref().expect("a process runs"));
-            // What is pinned in DRAM stays there.
-            let on_flash = |key: &Vec<u8>| boot.store.stat(now, key).is_some_and(|stat| stat.dram.is_none());
-            let found: Vec<Vec<u8>> = world
-                .told
-                .iter()
-                .filter(|(key, told)| !told.pinned && on_flash(key))
-                .map(|(key, _)| key.clone())
-                .collect();
-            for key in found {
-                world.pin_key(key, true);
-            }
-            if full(&world) {
-                break;
-            }
-        }
-        assert!(full(&world), "seed {seed:#x}: pins never filled the device");
-        // Who wants to write is told, now and after a kill. What was open then is closed, and may give some room.
-        for (turn, ending) in [1, 1, 0].into_iter().enumerate() {
-            let told = Arc::new(Mutex::new(None));
-            let (now, tell) = (world.clock.now(), Arc::clone(&told));
-            let boot = world.boot.as_mut().expect("a process runs");
-            let bytes = payload(b"durable", 1, 300_000);
-            boot.store.hurry(now);
-            let generation = boot.store.set(now, b"durable", &bytes, &boot.account, &Terms::default()).expect("room");
-            let SpillOf::Spill(spill) = boot.store.spill_of(now, b"durable", generation) else { panic!("it is dirty") };
-            let ticket: super::Ticket = Box::new(move |result| *tell.lock() = Some(result.is_ok()));
-            boot.log.spill(SpillJob { spill, ticket: Some(ticket), charge: None });
-            for _ in 0..500 {
-                world.pump(1);
-            }
-            let answer = *told.lock();
-            assert!(answer.is_some_and(|durable| turn > 0 || !durable), "seed {seed:#x}: {answer:?}");
-            let boot = world.boot.as_mut().expect("a process runs");
-            boot.store.remove(world.clock.now(), b"durable");
-            world.check_pins();
-            world.restart_after(ending);
-            world.check_pins();
-        }
-        world.unpin_all();
-        world.clock.0.fetch_add(60_000, Ordering::Relaxed);
-        world.check_progress();
-        let _ = std::fs::remove_dir_all(&world.dir);
-    }
 }

@@ -56,6 +56,8 @@ pub struct TierConfig {
     pub probe_interval: Millis,
     /// How long tombstones may lie in the page cache; before a durable acknowledgement they never do.
     pub journal_sync: Millis,
+    /// Bytes a second that are read of each device to look for rot; 0 for never, but when asked.
+    pub scrub_rate: ByteLen,
     /// Whether closing spills what is dirty, and for how long at most.
     pub close_spill: Option<Millis>,
     /// Whether tables of segments are also kept in the data directory, so that a restart need not read them from the devices.
@@ -77,6 +79,7 @@ impl TierConfig {
             errors_per_minute: 16,
             probe_interval: Millis(5_000),
             journal_sync: Millis(50),
+            scrub_rate: ByteLen::mib(8),
             close_spill: Some(Millis(10_000)),
             meta: true,
             seed: 0,

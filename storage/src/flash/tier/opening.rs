@@ -28,6 +28,8 @@ use std::thread::JoinHandle;
 
 /// Buffers of a device for headers, tails and small values, each with room for the longest header and a small value.
 const SCRATCH_LEN: usize = 48 << 10;
+/// More lives than any segment can be ahead of all others.
+const UNREADABLE_LIVES: u64 = 1 << 32;
 /// Threads that put what is found into the index.
 const WORKERS: usize = 2;
 
@@ -119,7 +121,7 @@ impl Opening {
                 device.path.display()
             ))
         })?;
-        let found = self.recover(&mut *engine, &superblock, first_slot, believed).inspect_err(|_| {
+        let (found, life_min) = self.recover(&mut *engine, &superblock, first_slot, believed).inspect_err(|_| {
             self.books.give_slots(first_slot);
         })?;
         let figures = Arc::new(Figures::default());
@@ -132,6 +134,7 @@ impl Opening {
                 write_budget_per_day: device.write_budget_per_day,
                 errors_per_minute: self.config.errors_per_minute,
                 probe_interval: self.config.probe_interval,
+                life_min,
             },
             found,
             self.store.clone(),
@@ -144,7 +147,7 @@ impl Opening {
             superblock.number,
             device.path.clone(),
             (first_slot, geometry.segment_count),
-            geometry.segment_len,
+            crate::flash::scrub::Of { device: superblock.device, geometry },
             device.write_budget_per_day.is_some(),
             &*engine,
             figures,
@@ -197,7 +200,7 @@ impl Opening {
         superblock: &Superblock,
         first_slot: u16,
         believed: bool,
-    ) -> Result<Vec<FoundSegment>, FlashError> {
+    ) -> Result<(Vec<FoundSegment>, u64), FlashError> {
         self.progress.segments.fetch_add(u64::from(superblock.geometry.segment_count), Relaxed);
         self.progress.enter(Phase::Sealed);
         let mut source = EngineSource::new(engine).map_err(|error| FlashError::io("buffers to recover", error))?;
@@ -212,11 +215,16 @@ impl Opening {
         };
         let summary = recover::recover(&mut source, superblock, &visitor, WORKERS);
         let mut found = visitor.found.into_inner();
-        // A new life has to be later than any, also than those whose header does not read.
-        for segment in &mut found {
-            if let FoundSegment::Free { life } = segment {
-                *life = (*life).max(summary.life_max);
-            }
+        // A new life has to be later than any, also than those whose header does not read. Whatever they are, they are over:
+        // nobody would note deaths of their records.
+        let mut life_min = summary.life_max;
+        if summary.unreadable > 0 {
+            life_min += UNREADABLE_LIVES;
+            let unreadable = (0u16..).zip(&mut found).filter(|(_, found)| matches!(found, FoundSegment::Unreadable));
+            let device = u16::try_from(superblock.number).unwrap_or(u16::MAX);
+            let notes: Vec<Note<'_>> =
+                unreadable.map(|(segment, _)| Note::Retired { device, segment, life: life_min }).collect();
+            self.books.journal().append(&notes);
         }
         tracing::info!(
             device = superblock.number,
@@ -229,7 +237,7 @@ impl Opening {
             believed,
             "a flash device was recovered"
         );
-        Ok(found)
+        Ok((found, life_min))
     }
 }
 

@@ -74,6 +74,25 @@ pub struct DeviceStatus {
     pub budget_left: Option<ByteLen>,
     /// I/O in flight.
     pub in_flight: usize,
+    /// What scrubs found.
+    pub scrub: ScrubStatus,
+}
+
+/// What scrubs of a device did since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScrubStatus {
+    /// Share of the device that the present one has done, in percent; `None` while none runs.
+    pub percent: Option<u8>,
+    /// Scrubs that went over the whole device.
+    pub passes: u64,
+    /// Bytes read.
+    pub bytes: ByteLen,
+    /// Records that were what was written.
+    pub records: u64,
+    /// Records, headers and footers that were not.
+    pub rotten: u64,
+    /// Segments that came back from quarantine.
+    pub returned: u64,
 }
 
 /// What a start does at the moment.
@@ -154,6 +173,13 @@ pub(crate) struct Figures {
     pub(crate) condemned: AtomicU64,
     pub(crate) budget_left: AtomicU64,
     pub(crate) in_flight: AtomicU64,
+    pub(crate) scrub_passes: AtomicU64,
+    /// Percent done and one; 0 while none runs.
+    pub(crate) scrub_percent: AtomicU64,
+    pub(crate) scrub_bytes: AtomicU64,
+    pub(crate) scrub_records: AtomicU64,
+    pub(crate) scrub_rotten: AtomicU64,
+    pub(crate) scrub_returned: AtomicU64,
     /// Whether nothing can be given up for what would be written.
     pub(crate) full: AtomicBool,
     /// Why the device is off, if it is.

@@ -1,4 +1,4 @@
-//! What every way of moving bytes does for the server: the trait that shared memory and TCP implement, and RDMA will.
+//! What every way of moving bytes does for the server: the trait that shared memory, TCP and RDMA implement.
 //!
 //! Role: lets the server lend a span of a segment to one peer and take it back, without knowing how the peer reaches it.
 //!

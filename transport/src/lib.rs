@@ -1,4 +1,4 @@
-//! Bytes that move: shared memory, TCP, and the trait that RDMA will implement.
+//! Bytes that move: shared memory, TCP and RDMA, and the trait that they implement.
 //!
 //! Role: everything by which a payload gets from one process to another without being a word of RESP. What may be
 //! read or written, by whom and until when is decided in `server`; where the bytes stay, in `storage`.
@@ -9,6 +9,7 @@
 //! - Nothing here names `storage` or `server`.
 
 pub mod contract;
+pub mod rdma;
 pub mod region;
 pub mod shm;
 pub mod sim;

@@ -9,7 +9,8 @@ use std::process::Command;
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("mooncake-protocol", &[]),
     ("mooncake-storage", &["mooncake-protocol"]),
-    ("mooncake-transport", &["mooncake-protocol"]),
+    ("ibverbs-sys", &[]),
+    ("mooncake-transport", &["mooncake-protocol", "ibverbs-sys"]),
     ("mooncake-client", &["mooncake-protocol", "mooncake-transport"]),
     ("mooncake-server", &["mooncake-protocol", "mooncake-storage", "mooncake-transport"]),
     ("mooncake-bench", &["mooncake-protocol", "mooncake-transport", "mooncake-client"]),

@@ -20,6 +20,8 @@ const UNSAFE_PLACES: &[&str] = &[
     "storage/src/flash/engine/syscall.rs",
     "storage/src/flash/engine/uring.rs",
     "tools/mooncake-bench/src/memory.rs",
+    "transport/ibverbs-sys/src/lib.rs",
+    "transport/src/rdma/verbs.rs",
     "transport/src/shm.rs",
 ];
 

@@ -85,6 +85,8 @@ pub(crate) struct LogConfig {
     pub(crate) reinsert_percent: u8,
     /// Bytes a day.
     pub(crate) write_budget_per_day: Option<ByteLen>,
+    /// Bytes of it that are gone already.
+    pub(crate) budget_spent: u64,
     /// Errors a minute that take the device off.
     pub(crate) errors_per_minute: u32,
     /// How often a device that is off is probed.
@@ -203,7 +205,7 @@ impl Log {
                 sealed.order = at as u64;
             }
         }
-        let budget = Budget::new(config.write_budget_per_day, now);
+        let budget = Budget::new(config.write_budget_per_day, config.budget_spent, now);
         let health = Health::new(config.errors_per_minute, config.probe_interval);
         let mut log = Self {
             config,
@@ -389,6 +391,7 @@ impl Log {
         }
         figures.in_flight.store(self.flights.len() as u64, Relaxed);
         figures.budget_left.store(self.budget.left(), Relaxed);
+        figures.budget_spent.store(self.budget.spent(), Relaxed);
         figures.full.store(self.is_full(), Relaxed);
         figures.set_off(self.health.why_off());
     }

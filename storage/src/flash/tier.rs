@@ -14,6 +14,7 @@ pub mod error;
 mod fetch;
 pub(in crate::flash) mod opening;
 mod scrubber;
+mod spending;
 mod spiller;
 pub mod status;
 
@@ -268,6 +269,7 @@ impl Tier {
         device.leaving.store(true, Ordering::Relaxed);
         self.0.tell_spilling();
         device.leave(drain);
+        self.0.save_spending();
         // Also what its tables could not tell: were it to come back, nothing of it would be known to be alive.
         for segment in 0..device.slots.1 {
             self.0.books.retire(u16::try_from(u32::from(device.slots.0) + segment).expect("slots lie in 16 bits"));
@@ -301,6 +303,7 @@ impl Tier {
         for device in devices {
             device.close();
         }
+        self.0.save_spending();
         if let Err(error) = self.0.books.journal().sync() {
             tracing::error!(%error, "the journal could not be synced at the end");
         }

@@ -37,6 +37,33 @@ fn tiers_are_told_with_their_figures() {
     assert!(!about.iter().any(|about| about.starts_with("flash") || about.starts_with("tier")), "{about:?}");
 }
 
+/// A restart gives no new budget, neither a clean one nor a kill.
+#[test]
+fn a_write_budget_goes_on_after_a_restart() {
+    let left = |raw: &mut Raw| tier(raw, "flash.0").expect("there is one").field("budget-left").number();
+    // Less than a MiB comes back within a minute.
+    let mut server = server("256 MiB", &["--flash-write-budget", "1GiB"]);
+    let mut raw = Raw::to(&server);
+    fill(&mut raw, 96 << 20);
+    settled(&mut raw);
+    let before = left(&mut raw);
+    assert!(before < (1 << 30) - (30 << 20), "{before} left");
+    shut_down(&mut server, &[]);
+    let server = server.restart();
+    let mut raw = Raw::to(&server);
+    let after = left(&mut raw);
+    assert!(after <= before + (16 << 20), "{after} left after {before}");
+    until("it is remembered", PATIENCE, || {
+        let files = std::fs::read_dir(server.dir().join("data")).expect("its directory");
+        files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("spent-"))
+    });
+    let mut server = server;
+    server.kill();
+    let server = server.restart();
+    let again = left(&mut Raw::to(&server));
+    assert!(again <= after + (16 << 20), "{again} left after {after}");
+}
+
 /// A device taken in is written to, and remembered.
 #[test]
 fn a_device_that_comes_shares_the_writes() {

@@ -103,7 +103,7 @@ impl DataDir {
     }
 
     /// Writes a file whole or not at all.
-    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let fresh = self.path.join(format!("{name}.new"));
         let mut file = File::create(&fresh)?;
         file.write_all(bytes)?;

@@ -8,6 +8,7 @@
 use super::books::Books;
 use super::config::DeviceConfig;
 use super::error::FlashError;
+use super::spending::Spent;
 use super::status::{Figures, Phase, Progress};
 use super::{TierClock, TierConfig};
 use crate::Store;
@@ -125,6 +126,10 @@ impl Opening {
             self.books.give_slots(first_slot);
         })?;
         let figures = Arc::new(Figures::default());
+        let budget_spent = device.write_budget_per_day.map_or(0, |per_day| {
+            let spent = Spent::load(&self.config.data_dir, superblock.device);
+            spent.map_or(0, |spent| spent.now(self.clock.unix_ms(), per_day.get()))
+        });
         let log = Log::new(
             LogConfig {
                 device: superblock.device,
@@ -132,6 +137,7 @@ impl Opening {
                 first_slot,
                 reinsert_percent: self.config.reinsert_percent,
                 write_budget_per_day: device.write_budget_per_day,
+                budget_spent,
                 errors_per_minute: self.config.errors_per_minute,
                 probe_interval: self.config.probe_interval,
                 life_min,

@@ -1,4 +1,4 @@
-//! The thread that looks for rot on all devices, one segment after the other.
+//! The maintenance thread: looks for rot on all devices, one segment after the other, and remembers what was written to them.
 //!
 //! Role: decides when and how fast; [`crate::flash::scrub`] looks, and each device's log says at what and takes what was found.
 //!
@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long a piece waits for a device that is busy, in the background and when a scrub was asked for.
 const PATIENCE: Duration = Duration::from_millis(200);
 const PATIENCE_ASKED: Duration = Duration::from_millis(10);
+/// How often it is remembered what was written to devices with a budget.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether a device is still busy.
 const BUSY: Duration = Duration::from_millis(2);
 /// What the thread yields to all others, as `nice(2)` counts.
@@ -108,6 +110,7 @@ impl Inner {
         let reader = Reader::new();
         tracing::debug!(engine = reader.name(), "scrubs are read");
         let mut passes: HashMap<u32, Pass> = HashMap::new();
+        let mut saved = Instant::now();
         loop {
             let asked = {
                 let mut state = self.scrubs.state.lock();
@@ -116,6 +119,10 @@ impl Inner {
                 }
                 std::mem::take(&mut state.asked)
             };
+            if saved.elapsed() >= SAVE_EVERY {
+                saved = Instant::now();
+                self.save_spending();
+            }
             let devices = self.devices.read().clone();
             passes.retain(|id, _| devices.iter().any(|device| device.id == *id));
             let mut has_worked = false;

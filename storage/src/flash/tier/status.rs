@@ -172,6 +172,9 @@ pub(crate) struct Figures {
     pub(crate) refused: AtomicU64,
     pub(crate) condemned: AtomicU64,
     pub(crate) budget_left: AtomicU64,
+    pub(crate) budget_spent: AtomicU64,
+    /// [`Self::written`] when that was remembered.
+    pub(crate) budget_saved: AtomicU64,
     pub(crate) in_flight: AtomicU64,
     pub(crate) scrub_passes: AtomicU64,
     /// Percent done and one; 0 while none runs.

@@ -11,6 +11,7 @@ pub mod payload;
 pub mod peer;
 pub mod raw;
 pub mod redis_server;
+pub mod sandbox;
 pub mod server;
 pub mod shm;
 pub mod wire;

@@ -5,6 +5,7 @@
 use std::sync::{Mutex, MutexGuard};
 use tests::flash_campaign::ledger::{Entry, Ledger};
 use tests::flash_campaign::{Plan, Summary, faulty, forge, kill, limits, look_at_all, power, rot, slow, soak};
+use tests::sandbox::without_io_uring;
 use tests::{Raw, Server, payload};
 
 /// One at a time: each keeps the machine busy, and some measure.
@@ -37,12 +38,12 @@ fn kills_lose_nothing_that_lay_on_flash() {
     report(&plan, kill::run(&plan, |_| {}).map(Some));
 }
 
-/// The same without io_uring.
+/// The same where the kernel refuses io_uring, with the engine that is chosen then by itself.
 #[test]
 fn kills_lose_nothing_where_io_uring_is_refused() {
     let _alone = alone();
-    let plan = Plan { server: vec!["--flash-engine".to_owned(), "syscall".to_owned()], ..plan(3) };
-    report(&plan, kill::run(&plan, |_| {}).map(Some));
+    let plan = plan(3);
+    report(&plan, without_io_uring(|| kill::run(&plan, |_| {})).map(Some));
 }
 
 #[test]

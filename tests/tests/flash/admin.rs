@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tests::sandbox::without_io_uring;
 use tests::server::{Mark, until};
 use tests::{Raw, Server, Value};
 
@@ -196,6 +197,28 @@ fn the_engine_of_system_calls_serves_as_well() {
     for number in 0..count {
         assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
     }
+}
+
+/// Containers often refuse io_uring: unless it is demanded, system calls do its work, scrubs included, and the server says so.
+#[test]
+fn where_io_uring_is_refused_another_engine_is_chosen_and_told() {
+    let server = without_io_uring(|| server("256 MiB", &[]));
+    let mut raw = Raw::to(&server);
+    assert!(server.log().contains("io_uring is refused"), "{}", server.log());
+    assert_eq!(tier(&mut raw, "flash.0").expect("there is one").field("engine").text(), "syscall");
+    assert!(raw.ask(&["INFO", "tiers"]).text().contains(",engine=syscall"));
+    let count = fill(&mut raw, 96 << 20);
+    settled(&mut raw);
+    for number in 0..count {
+        assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
+    }
+    assert_eq!(scrubbed(&mut raw).field("scrub-rotten").number(), 0);
+    let dir = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let device = format!("{}:64MiB", dir.path().join("flash").display());
+    let args = ["--dram", "64 MiB", "--nvme", &device, "--flash-engine", "uring"];
+    let demanded = without_io_uring(|| Server::try_start(dir.into(), &args, Mark::Ready));
+    let log = demanded.expect_err("what is demanded is refused");
+    assert!(log.contains("demanded"), "{log}");
 }
 
 /// Files and devices that cannot be opened refuse the start, with the name of what is wrong.

@@ -298,6 +298,12 @@ impl Config {
             "must be a power of two".to_owned(),
         );
         must(
+            self.dram_path.is_none() || self.shm_write == ShmWrite::Copy,
+            "dram-path",
+            "not with shm-write = arena: clients of the life before could still write what the next one believes"
+                .to_owned(),
+        );
+        must(
             self.segment_size() <= self.dram_wanted(),
             "segment-len",
             format!("a segment of {} does not fit into dram of {}", self.segment_size(), self.dram_wanted()),

@@ -7,7 +7,7 @@ use crate::clock::{BootClock, unix_ms};
 use crate::config::{Config, Device, Devices, FlashEngine};
 use crate::node::Node;
 use anyhow::Context as _;
-use protocol::base::{ByteLen, Clock as _, Instant, StableMemory};
+use protocol::base::{ByteLen, StableMemory};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -25,8 +25,8 @@ pub(crate) struct Flash {
     data_dir: parking_lot::Mutex<Option<DataDir>>,
     tier: OnceLock<Tier>,
     pub(crate) progress: Arc<Progress>,
-    /// When recovery began.
-    pub(crate) began: Instant,
+    /// The life whose memory the tier was last used with, if nobody served since.
+    pub(crate) memory_at_rest: Option<u128>,
 }
 
 impl fmt::Debug for Flash {
@@ -58,10 +58,10 @@ impl Flash {
         let devices: Vec<_> = devices.into_iter().map(|device| device_config(config, device)).collect();
         let epoch = data_dir.next_boot_epoch(&devices).context("count the boot")?;
         let flash = Self {
+            memory_at_rest: data_dir.memory_at_rest(),
             data_dir: parking_lot::Mutex::new(Some(data_dir)),
             tier: OnceLock::new(),
             progress: Arc::default(),
-            began: BootClock.now(),
         };
         Ok(Some((flash, epoch)))
     }

@@ -35,6 +35,7 @@ mod stage;
 mod stats;
 mod tls;
 mod upkeep;
+mod warm;
 mod worker;
 
 pub use node::Node;

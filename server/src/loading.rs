@@ -1,13 +1,16 @@
-//! From listening to serving: the flash tier is recovered while clients are told to wait.
+//! From listening to serving: the flash tier is recovered, and memory of the life before taken over, while clients are told
+//! to wait.
 //!
 //! Invariants:
 //! - Until the index stands no command looks at an object or writes one: each answers `-LOADING`.
 
+use crate::flash::Flash;
 use crate::node::Node;
+use crate::warm::Warm;
 use anyhow::Context as _;
 use protocol::resp::{ErrorWord, WireError};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 /// Begins to recover. The node serves when that is done, or stops if it cannot be: then the thread returns why.
@@ -19,6 +22,10 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<JoinHandle<anyhow::Resul
             if let Err(error) = node.open_flash() {
                 node.shut_down();
                 return Err(error).context("open the flash tier (`data-dir`, `nvme`)");
+            }
+            if let Err(error) = node.adopt_memory() {
+                node.shut_down();
+                return Err(error);
             }
             node.hot.loading.store(false, Ordering::Release);
             let up = node.now().since(node.started).as_secs_f64();
@@ -44,21 +51,27 @@ impl Loading {
         if !node.hot.loading.load(Ordering::Acquire) {
             return None;
         }
-        let Some(flash) = &node.flash else { return Some(Self::default()) };
-        let percent = flash.progress.percent();
-        let elapsed_s = node.now().since(flash.began).as_secs();
-        Some(Self {
-            percent,
-            records: flash.progress.records.load(Ordering::Relaxed),
-            bytes: flash.progress.bytes.load(Ordering::Relaxed),
-            elapsed_s,
-            left_s: elapsed_s * u64::from(100 - percent) / u64::from(percent.max(1)),
-        })
+        let elapsed_s = node.now().since(node.started).as_secs();
+        // Memory comes last.
+        let (percent, records, bytes) = match (&node.flash, node.warm.as_ref().and_then(Warm::progress)) {
+            (_, Some((percent, adopted))) => (percent, adopted.objects, adopted.bytes),
+            (Some(Flash { progress, .. }), None) => {
+                let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                (progress.percent(), count(&progress.records), count(&progress.bytes))
+            }
+            (None, None) => (0, 0, 0),
+        };
+        let left_s = elapsed_s * u64::from(100 - percent) / u64::from(percent.max(1));
+        Some(Self { percent, records, bytes, elapsed_s, left_s })
     }
 }
 
 /// What a command that needs the index is told meanwhile.
 pub(crate) fn refusal(node: &Node) -> WireError {
     let percent = Loading::of(node).map_or(100, |loading| loading.percent);
-    WireError::new(ErrorWord::Loading, format!("the node is recovering its flash tier, {percent} % done"))
+    let what = match node.warm.as_ref().and_then(Warm::progress) {
+        Some(_) => "verifying the memory it was left",
+        None => "recovering its flash tier",
+    };
+    WireError::new(ErrorWord::Loading, format!("the node is {what}, {percent} % done"))
 }

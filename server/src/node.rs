@@ -17,6 +17,7 @@ pub(crate) use crate::stage::Stage;
 use crate::stats::NodeStats;
 use crate::tls::Tls;
 use crate::upkeep::Upkeep;
+use crate::warm::Warm;
 use crate::worker::Workers;
 use anyhow::Context as _;
 use parking_lot::RwLock;
@@ -64,6 +65,8 @@ pub struct Node {
     pub(crate) tls: Tls,
     /// The flash tier, if this node has one.
     pub(crate) flash: Option<Flash>,
+    /// Memory that outlives the process, if this node's does.
+    pub(crate) warm: Option<Warm>,
     /// The file that the configuration came from, for `CONFIG REWRITE`.
     pub(crate) config_file: OnceLock<PathBuf>,
     pub(crate) workers: OnceLock<Workers>,
@@ -99,7 +102,7 @@ pub(crate) struct Hot {
     /// Whether anything is read ahead.
     pub(crate) prefetches: bool,
     pub(crate) needs_auth: AtomicBool,
-    /// Whether the flash tier is still being recovered: no object is found or written until then.
+    /// Whether flash is still being recovered or memory taken over: no object is found or written until then.
     pub(crate) loading: AtomicBool,
     /// Bytes of replies that are being sent.
     pub(crate) sending: AtomicU64,
@@ -115,41 +118,29 @@ impl Node {
     pub fn new(config: Config) -> anyhow::Result<Arc<Self>> {
         let tls = Tls::default();
         tls.put(Tls::prepare(&config)?);
-        let len = config.segment_size();
-        let huge = match config.huge_pages {
-            crate::config::HugePages::Auto => storage::HugePages::Auto,
-            crate::config::HugePages::Never => storage::HugePages::Never,
-            crate::config::HugePages::Always => storage::HugePages::Always,
+        let clock = BootClock;
+        let (flash, boot_epoch) = match Flash::prepare(&config)? {
+            Some((flash, epoch)) => (Some(flash), epoch),
+            None => (None, crate::clock::unix_ms() / 1000),
         };
-        let segments = (0..config.segment_count())
-            .map(|n| {
-                Segment::create(len, huge).map(Arc::new).with_context(|| {
-                    format!("segment {n} of {len}: no memory for it (set `dram` lower, or reserve huge pages if `huge-pages = always`)")
-                })
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let (warm, segments, boot_epoch, hash_seed) = match &config.dram_path {
+            None => (None, anonymous_segments(&config)?, boot_epoch, None),
+            Some(path) => {
+                let memory_at_rest = flash.as_ref().map(|flash| flash.memory_at_rest);
+                let opened = Warm::open(path, &config, clock.now(), boot_epoch, memory_at_rest)?;
+                (Some(opened.warm), opened.segments, opened.boot_epoch, opened.hash_seed)
+            }
+        };
+        let segments: Vec<Arc<Segment>> = segments.into_iter().map(Arc::new).collect();
         if segments.len() > transport::shm::fds::FDS_PER_MESSAGE_MAX - 8 {
             tracing::warn!(
                 "{} segments are too many to pass to shared-memory clients: raise segment-len",
                 segments.len()
             );
         }
-        for segment in &segments {
-            // Clients get these descriptors: from here on nobody can change their length nor, in copy mode, map them writable.
-            match config.shm_write {
-                ShmWrite::Copy => transport::shm::seal_segment(segment),
-                ShmWrite::Arena => transport::shm::seal_writable_segment(segment),
-            }
-            .context("seal a segment")?;
-        }
         let arena = match config.shm_write {
             ShmWrite::Copy => None,
             ShmWrite::Arena => Some(Arena::new(&segments).context("lend the segments for writing")?),
-        };
-        let clock = BootClock;
-        let (flash, boot_epoch) = match Flash::prepare(&config)? {
-            Some((flash, epoch)) => (Some(flash), epoch),
-            None => (None, crate::clock::unix_ms() / 1000),
         };
         let seed = rand::random::<u64>();
         let store_config = StoreConfig {
@@ -167,6 +158,7 @@ impl Node {
             commit_memory: config.commit_memory_ms,
             boot_epoch,
             seed,
+            hash_seed,
         };
         let memories = segments.iter().map(|segment| Arc::clone(segment) as Arc<dyn StableMemory>).collect();
         let store = Store::new(store_config, memories);
@@ -191,7 +183,7 @@ impl Node {
             client_reserve: config.reserved_client_percent_max.of(config.maxmemory_len()).get(),
             prefetches: config.prefetch_len.get() > 0,
             needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
-            loading: AtomicBool::new(flash.is_some()),
+            loading: AtomicBool::new(flash.is_some() || warm.is_some()),
             sending: AtomicU64::new(0),
             waiting_max: config.dram_total().get() / 100 * u64::from(config.output_total_percent.0),
         };
@@ -213,6 +205,7 @@ impl Node {
             upkeep: Upkeep::default(),
             tls,
             flash,
+            warm,
             config_file: OnceLock::new(),
             workers: OnceLock::new(),
             gates: Gates::new(config.worker_count()),
@@ -294,5 +287,33 @@ impl Node {
 
     pub(crate) fn addresses(&self) -> &Addresses {
         self.addresses.get().expect("listeners start before connections")
+    }
+}
+
+/// Segments without a name, which end with the process.
+fn anonymous_segments(config: &Config) -> anyhow::Result<Vec<Segment>> {
+    let len = config.segment_size();
+    let huge = huge_pages(config);
+    let make = |n| {
+        let segment = Segment::create(len, huge).with_context(|| {
+            format!("segment {n} of {len}: no memory for it (set `dram` lower, or reserve huge pages if `huge-pages = always`)")
+        })?;
+        // Clients get these descriptors: from here on nobody can change their length nor, in copy mode, map them writable.
+        match config.shm_write {
+            ShmWrite::Copy => transport::shm::seal_segment(&segment),
+            ShmWrite::Arena => transport::shm::seal_writable_segment(&segment),
+        }
+        .context("seal a segment")?;
+        Ok(segment)
+    };
+    (0..config.segment_count()).map(make).collect()
+}
+
+/// The setting as the segments are told of it.
+pub(crate) fn huge_pages(config: &Config) -> storage::HugePages {
+    match config.huge_pages {
+        crate::config::HugePages::Auto => storage::HugePages::Auto,
+        crate::config::HugePages::Never => storage::HugePages::Never,
+        crate::config::HugePages::Always => storage::HugePages::Always,
     }
 }

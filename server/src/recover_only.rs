@@ -39,8 +39,10 @@ const NAMED_MAX: usize = 20;
 ///
 /// # Errors
 /// When the tier cannot be opened.
-pub fn recover_only(config: Config) -> anyhow::Result<bool> {
+pub fn recover_only(mut config: Config) -> anyhow::Result<bool> {
     let started = Instant::now();
+    // Memory that rests somewhere is neither looked at nor needed.
+    config.dram_path = None;
     let node = Node::new(config)?;
     anyhow::ensure!(node.flash.is_some(), "there is no flash tier to recover (`nvme`, `data-dir`)");
     node.open_flash().context("open the flash tier")?;

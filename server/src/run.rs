@@ -53,6 +53,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     // A tier that is still being recovered is first recovered, then closed.
     let recovered = loading.join().unwrap_or_else(|_| anyhow::bail!("recovery panicked"));
     node.close_flash(node.saves());
+    node.leave_memory();
     tracing::info!("stopped");
     recovered?;
     served.context("serve")

@@ -31,8 +31,10 @@ pub struct StoreConfig {
     pub commit_memory: Millis,
     /// Lower 23 bits go into every generation, so that locators of an earlier boot match nothing.
     pub boot_epoch: u64,
-    /// Seeds hashing and credentials. From the operating system, except in simulations.
+    /// Seeds credentials, and hashing unless `hash_seed` does. From the operating system, except in simulations.
     pub seed: u64,
+    /// Seeds hashing: that of the earlier life whose memory is taken over ([`crate::warm`]).
+    pub hash_seed: Option<u64>,
 }
 
 impl Default for StoreConfig {
@@ -52,6 +54,13 @@ impl Default for StoreConfig {
             commit_memory: Millis(60_000),
             boot_epoch: 1,
             seed: 0,
+            hash_seed: None,
         }
+    }
+}
+
+impl StoreConfig {
+    pub(crate) fn hash_seed(&self) -> u64 {
+        self.hash_seed.unwrap_or(self.seed)
     }
 }

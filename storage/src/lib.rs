@@ -25,6 +25,7 @@ mod slot;
 mod smoke;
 mod store;
 mod sync;
+pub mod warm;
 
 pub use config::StoreConfig;
 pub use dram::memory::{HugePages, Pages, PlainMemory, Segment};

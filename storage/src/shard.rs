@@ -9,6 +9,7 @@
 //! - A slot is freed once, when its entry goes; nothing else frees slots of published objects.
 //! - Side tables hold an item for an entry exactly while the entry's flag says so.
 
+pub(crate) mod adopt;
 pub(crate) mod evict;
 pub(crate) mod expiry;
 pub(crate) mod flash;

@@ -53,8 +53,8 @@ impl Store {
             "segments of at most 1 GiB"
         );
         assert!(config.shards.is_power_of_two() && config.shards <= 256, "{} shards", config.shards);
-        let [a, b, c, d] =
-            [1u64, 2, 3, 4].map(|n| config.seed.rotate_left(7).wrapping_add(n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let [a, b, c, d] = [1u64, 2, 3, 4]
+            .map(|n| config.hash_seed().rotate_left(7).wrapping_add(n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let hasher = ahash::RandomState::with_seeds(a, b, c, d);
         let first = Generation::first_of(config.boot_epoch);
         let shards = (0..config.shards as u64)
@@ -72,6 +72,11 @@ impl Store {
             flash: OnceLock::new(),
             config,
         }))
+    }
+
+    /// The boot epoch of its generations.
+    pub fn boot_epoch(&self) -> u64 {
+        self.0.config.boot_epoch
     }
 
     pub(crate) fn hash<'a>(&self, key: &'a [u8]) -> HashedKey<'a> {

@@ -4,6 +4,7 @@
 pub mod bulk;
 pub mod campaign;
 pub mod certs;
+pub mod dram_dir;
 pub mod flash_campaign;
 pub mod http;
 pub mod info;
@@ -16,6 +17,7 @@ pub mod server;
 pub mod shm;
 pub mod wire;
 
+pub use dram_dir::DramDir;
 pub use raw::{Raw, Value};
 pub use server::Server;
 pub use wire::Wire;

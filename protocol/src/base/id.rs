@@ -136,9 +136,12 @@ impl Generation {
     /// Bits of the counter below the boot epoch: 10^12 placements a boot.
     pub const COUNTER_BITS: u32 = 40;
 
+    /// The highest boot epoch that a generation can tell from all lower ones.
+    pub const BOOT_EPOCH_MAX: u64 = 0x7f_ffff;
+
     /// The first generation of a boot. Only the lower 23 bits of `boot_epoch` count.
     pub fn first_of(boot_epoch: u64) -> Self {
-        Self((boot_epoch & 0x7f_ffff) << Self::COUNTER_BITS)
+        Self((boot_epoch & Self::BOOT_EPOCH_MAX) << Self::COUNTER_BITS)
     }
 }
 

@@ -227,6 +227,8 @@ settings! {
         Start dram: ByteLen = "0", "64 MiB" to "64 TiB", or "0" is "a quarter of the machine";
         /// Length of one segment, a power of two. 0 is the longest that leaves room for four. No object is longer than its segment.
         Start segment_len: ByteLen = "0", "64 MiB" to "1 GiB", or "0" is "by the length of dram";
+        /// Directory on a tmpfs or hugetlbfs for the segments' files, so that the next server finds them again after a planned stop. `none` keeps memory without a name, which ends with the process.
+        Start dram_path: Option<PathBuf> = "none";
         /// Whether segments use huge pages: fewer misses of the address translation on large copies.
         Start huge_pages: HugePages = "auto";
         /// Bytes that objects may take, below `dram`: for less without a restart. 0 is all of it.

@@ -8,7 +8,6 @@ use crate::session::{ClientInfo, ReplyMode, Session};
 use protocol::base::ByteLen;
 use protocol::command::Attach;
 use protocol::resp::{ErrorWord, WireError};
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 use transport::shm::{FDS_PER_MESSAGE_MAX, PeerBuffer, Populate, RingFds, RingLayout, create_ring, peer_uid};
@@ -79,7 +78,7 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
         fd.try_clone_to_owned().map_err(|error| no_transport(format_args!("no descriptor left: {error}")))
     };
     for segment in &ctx.node.segments {
-        leaving.push(duplicate(segment.as_fd())?);
+        leaving.push(segment.lend().map_err(|error| no_transport(crate::warm::refusal(error.kind())))?);
     }
     for fd in ring.fds.as_fds() {
         leaving.push(duplicate(fd)?);

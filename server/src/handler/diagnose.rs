@@ -8,12 +8,14 @@
 use super::memory::{MemoryUse, percent};
 use crate::dispatch::{Ctx, Flow};
 use crate::node::Node;
+use crate::warm::Warm;
 use protocol::base::{ByteLen, StableMemory as _};
 use protocol::resp::WireError;
 use rustix::process::{Resource, getrlimit};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use storage::flash::tier::{DeviceState, DeviceStatus};
+use storage::warm::Manifest;
 use storage::{Accounting, Counters, Pages};
 
 /// Objects that go sooner than this after their last use did not have time to be read again.
@@ -90,6 +92,10 @@ struct Vitals {
     memory_available: Option<u64>,
     devices: Vec<DeviceStatus>,
     flash_timeouts: u64,
+    /// Objects that were left in memory and are dropped.
+    memory_damaged: u64,
+    /// Bytes that the manifest of a stop now would take, and that its file system has, if memory is to outlive the process.
+    manifest: Option<(u64, u64)>,
 }
 
 impl Vitals {
@@ -114,9 +120,12 @@ impl Vitals {
             segments: node.segments.len(),
             descriptors_max: getrlimit(Resource::Nofile).current,
             locked_max: getrlimit(Resource::Memlock).current,
-            memory_available: available(),
+            // Files of segments were allocated whole at the start.
+            memory_available: if node.warm.is_none() { available() } else { None },
             devices: node.tier().map(|tier| tier.status()).unwrap_or_default(),
             flash_timeouts: node.stats.flash_timeouts.get(),
+            memory_damaged: node.warm.as_ref().and_then(Warm::progress).map_or(0, |(_, adopted)| adopted.damaged),
+            manifest: node.warm.as_ref().map(|warm| (Manifest::len_about(&node.store.usage()), warm.free().get())),
         }
     }
 }
@@ -128,7 +137,7 @@ fn available() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-const RULES: [fn(&Vitals) -> Option<Finding>; 18] = [
+const RULES: [fn(&Vitals) -> Option<Finding>; 20] = [
     missing_memory,
     prefault,
     watermark,
@@ -147,6 +156,8 @@ const RULES: [fn(&Vitals) -> Option<Finding>; 18] = [
     slow_flash,
     dropped,
     budget,
+    memory_left,
+    manifest,
 ];
 
 fn found(
@@ -474,6 +485,35 @@ impl Finding {
     }
 }
 
+fn memory_left(v: &Vitals) -> Option<Finding> {
+    if v.memory_damaged == 0 {
+        return None;
+    }
+    found(
+        Severity::Warning,
+        "memory-left",
+        format!("{} objects were not what the life before had left in memory, and were dropped.", v.memory_damaged),
+        "Look at who else runs as the server's user and can write below `dram-path`, and at the machine's memory errors.",
+        true,
+    )
+}
+
+fn manifest(v: &Vitals) -> Option<Finding> {
+    let (wanted, free) = v.manifest.filter(|(wanted, free)| wanted > free)?;
+    found(
+        Severity::Warning,
+        "manifest",
+        format!(
+            "A stop now could not leave memory to the next start: its manifest takes {}, and the file system of \
+             `dram-path` has {}.",
+            ByteLen(wanted),
+            ByteLen(free)
+        ),
+        "Make that file system larger: 80 bytes an object beyond `dram`.",
+        true,
+    )
+}
+
 /// 100 if all is well.
 pub(crate) fn score(findings: &[Finding]) -> u64 {
     100u64.saturating_sub(findings.iter().map(|finding| finding.severity.cost()).sum())
@@ -592,6 +632,8 @@ mod tests {
         check("flash-slow", &|v| v.flash_timeouts = 1);
         check("spill-behind", &|v| v.counters.dropped_dirty = 1);
         check("write-budget", &|v| v.devices[0].budget_left = Some(ByteLen(0)));
+        check("memory-left", &|v| v.memory_damaged = 1);
+        check("manifest", &|v| v.manifest = Some((81, 80)));
         check("huge-pages", &|v| {
             v.segments_len = 8 * gib;
             v.prefaulted = 8 * gib;

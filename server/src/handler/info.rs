@@ -9,6 +9,7 @@ use crate::dispatch::{Ctx, Flow};
 use crate::loading::Loading;
 use crate::node::Node;
 use crate::sampler::Totals;
+use crate::warm::Warm;
 use protocol::base::{ByteLen, Instant, StableMemory as _};
 use protocol::command::CommandId;
 use protocol::resp::{ErrorWord, WireError};
@@ -252,6 +253,9 @@ fn persistence(out: &mut Fields, facts: &Facts<'_>) {
         out.field("loading_loaded_perc", format_args!("{}.00", loading.percent));
         out.field("loading_eta_seconds", loading.left_s);
     }
+    if let Some(warm) = &facts.node.warm {
+        memory_taken_over(out, warm);
+    }
     // What a loss of power would lose is what nobody has written to flash.
     let unsaved = facts.usage.objects.saturating_sub(facts.usage.on_flash);
     out.field("rdb_changes_since_last_save", if facts.node.tier().is_some() { unsaved } else { 0 });
@@ -265,6 +269,25 @@ fn persistence(out: &mut Fields, facts: &Facts<'_>) {
     out.field("aof_rewrite_scheduled", 0);
     out.field("aof_last_bgrewrite_status", "ok");
     out.field("aof_last_write_status", "ok");
+}
+
+fn memory_taken_over(out: &mut Fields, warm: &Warm) {
+    let adopted = warm.progress().map(|(_, adopted)| adopted).unwrap_or_default();
+    out.field("memory_taken_over", u8::from(warm.cold().is_none()));
+    if let Some(cold) = warm.cold() {
+        out.field("memory_taken_over_why_not", cold);
+    }
+    for (name, count) in [
+        ("objects", adopted.objects),
+        ("bytes", adopted.bytes),
+        ("clean", adopted.clean),
+        ("expired", adopted.expired),
+        ("outdated", adopted.outdated),
+        ("damaged", adopted.damaged),
+    ] {
+        out.field(format_args!("memory_taken_over_{name}"), count);
+    }
+    out.field("memory_manifest_room", warm.free().get());
 }
 
 fn stats(out: &mut Fields, facts: &Facts<'_>) {

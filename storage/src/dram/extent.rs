@@ -84,6 +84,26 @@ impl Extents {
         Some(start)
     }
 
+    /// Hands out this very run. `false` if not all of it is free.
+    pub(crate) fn claim(&mut self, start: u32, pages: u32, owner: Owner) -> bool {
+        let Some((&run_start, &run)) = self.by_start.range(..=start).next_back() else { return false };
+        let (Some(end), run_end) = (start.checked_add(pages), run_start + run) else { return false };
+        if pages == 0 || end > run_end {
+            return false;
+        }
+        self.remove(run_start, run);
+        if run_start < start {
+            self.insert(run_start, start - run_start);
+        }
+        if end < run_end {
+            self.insert(end, run_end - end);
+        }
+        let before = self.used.insert(start, (pages, owner));
+        assert!(before.is_none(), "page {start} handed out twice");
+        self.free_pages -= pages;
+        true
+    }
+
     /// Gives a run back.
     ///
     /// # Panics
@@ -185,6 +205,25 @@ mod tests {
         assert_eq!(extents.allocate(11, OWNER), None, "two holes are not one");
         assert_eq!(extents.allocate(10, OWNER), Some(held[3]));
         extents.audit();
+    }
+
+    #[test]
+    fn only_what_is_free_is_claimed() {
+        let mut extents = Extents::new(1, 101);
+        assert!(extents.claim(20, 10, OWNER));
+        for (start, pages) in
+            [(0, 1), (0, 2), (15, 6), (20, 10), (25, 1), (29, 2), (95, 7), (101, 1), (50, 0), (50, u32::MAX)]
+        {
+            assert!(!extents.claim(start, pages, OWNER), "{start}+{pages}");
+        }
+        assert!(extents.claim(30, 71, OWNER) && extents.claim(1, 19, OWNER), "both sides of it");
+        assert_eq!((extents.free_pages(), extents.runs()), (0, 0));
+        extents.audit();
+        for (start, pages) in [(20, 10), (1, 19), (30, 71)] {
+            extents.free(start, pages);
+            extents.audit();
+        }
+        assert_eq!(extents.longest(), 100);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Segments as memory: memfds with huge pages where the machine gives them, prefaulted, and raw access to their bytes.
+//! Segments as memory: memfds, or files of a memory file system, with huge pages where the machine gives them, prefaulted, and raw access to their bytes.
 //!
 //! Huge pages that nobody reserved are asked for piece by piece while prefaulting: of a piece of 2 MiB one page is touched, then
 //! the kernel is told to make the piece one huge page (`MADV_COLLAPSE`, Linux 6.1). It does so whatever its settings for shared
@@ -18,9 +18,9 @@
 
 use memmap2::{MmapOptions, MmapRaw};
 use protocol::base::{ByteLen, HUGE_PAGE, MapAccess, RawSpan, SharedMap, StableMemory};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{IFlags, MemfdFlags, Mode, OFlags, ftruncate, ioctl_getflags, ioctl_setflags, memfd_create};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -45,11 +45,15 @@ pub enum HugePages {
     Always,
 }
 
-/// One memfd, mapped writable here. Others get it sealed.
+/// One memfd, or a file of a memory file system, mapped writable here. Others get it sealed, and for reading.
 pub struct Segment {
     fd: OwnedFd,
     map: SharedMap,
     pages: Pages,
+    /// Whether it is a file with a name.
+    named: bool,
+    /// Whether nobody else could write the file when that was last looked at, and nobody has been able to since.
+    sealed: AtomicBool,
     /// Whether the kernel may be asked for huge pages, until it says that it never gives any.
     collapse: AtomicBool,
 }
@@ -79,7 +83,53 @@ impl Segment {
         ftruncate(&fd, len.get())?;
         let map_len = usize::try_from(len.get()).map_err(io::Error::other)?;
         let map = SharedMap::new(fd.as_fd(), map_len, MapAccess::Write)?;
-        Ok(Self { fd, map, pages, collapse: AtomicBool::new(collapse) })
+        Ok(Self::new(fd, map, pages, false, collapse))
+    }
+
+    fn new(fd: OwnedFd, map: SharedMap, pages: Pages, named: bool, collapse: bool) -> Self {
+        Self { fd, map, pages, named, sealed: AtomicBool::new(false), collapse: AtomicBool::new(collapse) }
+    }
+
+    /// Maps a file of `len` bytes, all of them allocated.
+    pub(crate) fn over_file(fd: OwnedFd, len: ByteLen, pages: Pages, huge: bool) -> io::Result<Self> {
+        let map_len = usize::try_from(len.get()).map_err(io::Error::other)?;
+        let map = SharedMap::new(fd.as_fd(), map_len, MapAccess::Write)?;
+        Ok(Self::new(fd, map, pages, true, huge && pages == Pages::Ordinary))
+    }
+
+    /// Makes a named one immutable: whoever opens it from now on can only read it, whatever its owner, and cannot change its
+    /// length. This mapping goes on writing.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_LINUX_IMMUTABLE`; others where the file system knows no such flag (a tmpfs does since
+    /// Linux 6.1, a hugetlbfs does not).
+    pub fn make_immutable(&self) -> io::Result<()> {
+        let flags = ioctl_getflags(&self.fd)?;
+        Ok(ioctl_setflags(&self.fd, flags | IFlags::IMMUTABLE)?)
+    }
+
+    /// A descriptor for another process, that nobody can write or shorten the memory with: of a memfd the same one, which its
+    /// owner has sealed; of a named file one for reading, once it is immutable and nobody else has it open for writing.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if that cannot be promised, `WouldBlock` as long as another process has the file open that may have
+    /// opened it before it became immutable.
+    pub fn lend(&self) -> io::Result<OwnedFd> {
+        if !self.named {
+            return self.fd.try_clone();
+        }
+        if !self.sealed.load(Ordering::Acquire) {
+            if !ioctl_getflags(&self.fd).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE)) {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            if !is_alone(self.fd.as_fd())? {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.sealed.store(true, Ordering::Release);
+        }
+        // Another open file of the same inode: this one could be written through.
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// Touches `part` of `parts` of the pages, so that no request pays for a page fault. Runs beside requests.
@@ -110,6 +160,27 @@ impl Segment {
     pub fn pages(&self) -> Pages {
         self.pages
     }
+}
+
+/// As in `fcntl(2)`; the crate does not have it.
+const F_SETSIG: libc::c_int = 10;
+
+/// Whether no other open file of this inode exists. A lease for writing is given only then, and given back at once.
+fn is_alone(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let raw = fd.as_raw_fd();
+    let checked = |answer: libc::c_int| if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // Somebody who opens the file at this very moment breaks the lease: let that be told by a signal that nobody heeds.
+    // SAFETY: a command about a descriptor that is open, with an integer.
+    checked(unsafe { libc::fcntl(raw, F_SETSIG, libc::SIGURG) })?;
+    // SAFETY: as above.
+    let leased = checked(unsafe { libc::fcntl(raw, libc::F_SETLEASE, libc::F_WRLCK) });
+    match leased {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        leased => leased?,
+    }
+    // SAFETY: as above.
+    checked(unsafe { libc::fcntl(raw, libc::F_SETLEASE, libc::F_UNLCK) })?;
+    Ok(true)
 }
 
 impl AsFd for Segment {

@@ -161,8 +161,68 @@ impl Slabs {
 
     fn add_page(&mut self, class: usize, space: &Space, shard: u8) -> Option<u32> {
         let pages = pages_of(class);
-        let index = self.vacant.last().copied().unwrap_or_else(|| u32::try_from(self.pages.len()).expect("few pages"));
+        let index = self.next_index();
         let base = space.allocate(pages, Owner::Slab { shard, page: index }, usize::from(shard))?;
+        self.open_page(class, base, index);
+        Some(index)
+    }
+
+    /// Takes a page of this class that begins at `base`, with no slot taken. `None` if there is no such class, or its pages
+    /// are not free.
+    pub(crate) fn adopt_page(&mut self, class: u8, base: Position, space: &Space, shard: u8) -> Option<u32> {
+        let class = usize::from(class);
+        if class >= CLASSES {
+            return None;
+        }
+        let index = self.next_index();
+        space.claim(base, pages_of(class), Owner::Slab { shard, page: index }).then(|| {
+            self.open_page(class, base, index);
+            index
+        })
+    }
+
+    /// Takes this very slot. `false` if it is taken, or the page has no such slot.
+    pub(crate) fn claim(&mut self, page_index: u32, slot: u16) -> bool {
+        let page = self.pages[page_index as usize].as_mut().expect("slots are claimed in a page that was adopted");
+        let (word, bit) = (usize::from(slot) / 64, slot % 64);
+        if slot >= page.slots || page.taken[word] & 1 << bit != 0 {
+            return false;
+        }
+        page.taken[word] |= 1 << bit;
+        page.used += 1;
+        self.used += CLASS_LEN[usize::from(page.class)];
+        if page.used == page.slots {
+            self.unlist(page_index);
+        }
+        true
+    }
+
+    /// Gives back adopted pages in which no slot was claimed.
+    pub(crate) fn drop_unclaimed(&mut self, space: &Space) {
+        for index in 0..u32::try_from(self.pages.len()).expect("few pages") {
+            let Some(page) = &self.pages[index as usize] else { continue };
+            if page.used == 0 && self.spare[usize::from(page.class)] != index {
+                self.drop_page(index, space);
+            }
+        }
+    }
+
+    /// All pages: index, first byte, class.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (u32, Position, u8)> {
+        let of = |(index, page): (usize, &Option<Page>)| {
+            let page = page.as_ref()?;
+            Some((u32::try_from(index).ok()?, page.base, page.class))
+        };
+        self.pages.iter().enumerate().filter_map(of)
+    }
+
+    fn next_index(&self) -> u32 {
+        self.vacant.last().copied().unwrap_or_else(|| u32::try_from(self.pages.len()).expect("few pages"))
+    }
+
+    /// Notes a page whose pages of memory were taken, under the next index.
+    fn open_page(&mut self, class: usize, base: Position, index: u32) {
+        let pages = pages_of(class);
         let usable = u64::from(pages) * PAGE - SLOT_EDGE;
         let slots = u16::try_from(usable / CLASS_LEN[class]).expect("a page has fewer slots than 65,536");
         let words = usize::from(slots).div_ceil(64);
@@ -180,7 +240,6 @@ impl Slabs {
         }
         self.held += u64::from(pages) * PAGE;
         self.list(index);
-        Some(index)
     }
 
     fn list(&mut self, index: u32) {

@@ -25,7 +25,8 @@ use protocol::base::{Crc, Generation};
 
 pub(crate) const MAGIC: [u8; 8] = *b"MKVSLOT1";
 /// Bytes before the key of a small slot.
-pub(crate) const SMALL_HEADER: u64 = 16;
+pub(crate) const SMALL_HEADER: u64 = SMALL_HEADER_LEN as u64;
+pub(crate) const SMALL_HEADER_LEN: usize = 16;
 
 /// The 64 bytes before a large payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,13 @@ pub(crate) fn small_header(generation: Generation, entry: u32, key_len: u32) -> 
     bytes
 }
 
+/// Generation and length of the key, by the 16 bytes before a small slot's key.
+pub(crate) fn small_generation_and_key_len(header: &[u8]) -> (Generation, u32) {
+    let (generation, rest) = header.split_first_chunk::<8>().expect("16 bytes");
+    let key_len = rest.last_chunk::<4>().expect("16 bytes");
+    (Generation(u64::from_le_bytes(*generation)), u32::from_le_bytes(*key_len))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +89,7 @@ mod tests {
         let mut golden = [0u8; 64];
         (golden[0], golden[1], golden[8], golden[9]) = (2, 1, 8, 7);
         assert_eq!(header.trailer(), golden);
+        assert_eq!(small_generation_and_key_len(&small_header(Generation(1), 2, 3)), (Generation(1), 3));
         assert_eq!(small_header(Generation(1), 2, 3), [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
     }
 }

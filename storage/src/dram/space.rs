@@ -116,6 +116,22 @@ impl Space {
         None
     }
 
+    /// This very run of pages, whatever the capacity. `false` if it is not all free, or not there at all.
+    pub(crate) fn claim(&self, base: Position, pages: u32, owner: Owner) -> bool {
+        let Some(segment) = self.segments.get(base.segment()) else { return false };
+        let Ok(start) = u32::try_from(base.offset() / PAGE) else { return false };
+        if !base.offset().is_multiple_of(PAGE) {
+            return false;
+        }
+        let mut extents = segment.extents.lock();
+        let claimed = extents.claim(start, pages, owner);
+        segment.longest.store(extents.longest(), Ordering::Relaxed);
+        if claimed {
+            self.used.fetch_add(u64::from(pages) * PAGE, Ordering::Relaxed);
+        }
+        claimed
+    }
+
     pub(crate) fn free(&self, base: Position, pages: u32) {
         self.give_back(base, pages, |extents, start| extents.free(start, pages));
     }

@@ -130,6 +130,8 @@ impl Tier {
         let devices = open_all(&opening, &data_dir, &config.devices)?;
         data_dir
             .set_served_epoch(boot_epoch)
+            // What is buried from here on, memory of an earlier life does not know.
+            .and_then(|()| data_dir.set_memory_at_rest(None))
             .map_err(|error| FlashError::io(format!("write to {}", data_dir.path().display()), error))?;
         let reads = config.reads_in_flight.max(1);
         let inner = Arc::new(Inner {
@@ -281,6 +283,17 @@ impl Tier {
         self.0.books.give_slots(device.slots.0);
         self.0.tell_limits();
         Ok(())
+    }
+
+    /// Notes whose memory goes with the tier as it is now: [`DataDir::memory_at_rest`] says so until the tier is opened again.
+    ///
+    /// # Errors
+    /// [`FlashError::Io`].
+    pub fn leave_memory_at_rest(&self, life: u128) -> Result<(), FlashError> {
+        let data_dir = &self.0.data_dir;
+        data_dir
+            .set_memory_at_rest(Some(life))
+            .map_err(|error| FlashError::io(format!("write to {}", data_dir.path().display()), error))
     }
 
     /// Spills what is dirty if the configuration says so, seals, syncs, and ends all threads. Blocks until then.

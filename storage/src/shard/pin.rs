@@ -308,6 +308,51 @@ impl Shard {
         self.flag_pinned(handle, charge, held);
     }
 
+    /// The pins that an object in DRAM had before the restart. What the journal remembers of them is less exact.
+    pub(super) fn pin_adopted(
+        &mut self,
+        index: u32,
+        twin: Option<u32>,
+        pins: impl Iterator<Item = (Option<Instant>, u32)>,
+        now: Instant,
+        space: &Space,
+    ) {
+        let mut held = Held::default();
+        for (until, count) in pins {
+            match until {
+                None => held.endless = held.endless.saturating_add(count).min(ENDLESS_MAX),
+                Some(until) if until > now => {
+                    let count = count.min(TIMED_MAX - held.timed);
+                    held.timed += count;
+                    if count > 0 {
+                        *held.until.entry(until).or_default() += count;
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        if held.count() == 0 {
+            return;
+        }
+        if let Some(twin) = twin {
+            self.forget_pins(twin | FLASH, false, space);
+        }
+        self.keep_pins(index, held, space);
+    }
+
+    /// Pins of an object in DRAM, whichever entry of it counts them: ends, and how many end then.
+    pub(crate) fn ends_of_pins(&self, index: u32) -> impl Iterator<Item = (Option<Instant>, u32)> {
+        let held = self.pins.pins.get(&self.handle_of_pins(At::Dram(index)));
+        let endless = held.map(|held| (None, held.endless)).filter(|&(_, count)| count > 0);
+        let timed = held.into_iter().flat_map(|held| held.until.iter().map(|(&until, &count)| (Some(until), count)));
+        endless.into_iter().chain(timed)
+    }
+
+    /// When the soft pin of an object in DRAM ends.
+    pub(crate) fn soft_end(&self, index: u32) -> Option<Instant> {
+        self.pins.soft.get(&index).copied()
+    }
+
     fn flag_pinned(&mut self, handle: u32, charge: u64, held: Held) {
         self.set_spared(handle, Ends::Pin, true);
         self.pins.in_tier(handle).pinned += charge;

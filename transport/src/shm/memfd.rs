@@ -5,7 +5,7 @@
 //! - A mapping stays at its address until it is dropped, even after its descriptor is closed.
 
 use protocol::base::{HUGE_PAGE, MapAccess, RawSpan, SharedMap, StableMemory};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{IFlags, MemfdFlags, SealFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -125,13 +125,13 @@ pub fn seal_writable_segment(fd: impl AsFd) -> Result<(), ShmError> {
     rustix::fs::fcntl_add_seals(fd, seals).map_err(ShmError::os("seal a segment"))
 }
 
-/// Maps the first `len` bytes of a segment that another process made.
+/// Maps the first `len` bytes of a segment that another process made: a sealed memfd, or an immutable file.
 ///
 /// # Errors
 /// [`ShmError::Unsealed`] if the segment could shrink, [`ShmError::Short`] if it has fewer bytes, [`ShmError::Os`] if
 /// it is not memory at all or cannot be mapped.
 pub fn map_read_only(fd: impl AsFd, len: usize, populate: Populate) -> Result<Mapping, ShmError> {
-    let actual = sealed_len(&fd)?;
+    let actual = if is_immutable(&fd) { len_of(&fd)? } else { sealed_len(&fd)? };
     if len as u64 > actual {
         return Err(ShmError::Short { claimed: len as u64, actual });
     }
@@ -156,8 +156,18 @@ pub(super) fn sealed_len(fd: impl AsFd) -> Result<u64, ShmError> {
     if !seals.contains(SealFlags::SHRINK) {
         return Err(ShmError::Unsealed);
     }
+    len_of(fd)
+}
+
+fn len_of(fd: impl AsFd) -> Result<u64, ShmError> {
     let stat = rustix::fs::fstat(&fd).map_err(ShmError::os("read the length of shared memory"))?;
     Ok(u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+/// Whether it is a file that only a privileged process can shorten, or open for writing: seals are for memfds alone. Not
+/// enough for memory of a client, who may be the one that can.
+fn is_immutable(fd: impl AsFd) -> bool {
+    rustix::fs::ioctl_getflags(fd).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE))
 }
 
 /// A new memfd of `len` bytes, close-on-exec, mode 0600, to which seals can be added.

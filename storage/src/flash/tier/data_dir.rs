@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 const LOCK: &str = "lock";
 const EPOCH: &str = "boot-epoch";
 const SERVED: &str = "served-epoch";
+/// Names the life whose memory rests (see `crate::warm`). A power cut may bring it back, but not that memory.
+const MEMORY: &str = "memory-at-rest";
 const NUMBERS: &str = "next-device";
 
 /// A locked data directory. The lock ends with the value, and with the process.
@@ -69,6 +71,23 @@ impl DataDir {
     /// This boot serves from now on.
     pub(super) fn set_served_epoch(&self, epoch: u64) -> io::Result<()> {
         self.replace(SERVED, format!("{epoch}\n").as_bytes())
+    }
+
+    /// The life whose memory was left for the next one to take over, if nobody has served since.
+    pub fn memory_at_rest(&self) -> Option<u128> {
+        let text = fs::read_to_string(self.path.join(MEMORY)).ok()?;
+        u128::from_str_radix(text.trim(), 16).ok()
+    }
+
+    /// Notes that life, or that somebody serves.
+    pub(super) fn set_memory_at_rest(&self, life: Option<u128>) -> io::Result<()> {
+        match life {
+            Some(life) => self.replace(MEMORY, format!("{life:032x}\n").as_bytes()),
+            None => match fs::remove_file(self.path.join(MEMORY)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// Numbers for devices, in their order: those that they have, or ones that no device ever had here.

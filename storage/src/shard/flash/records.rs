@@ -10,8 +10,10 @@ use crate::lru::Stamp;
 use crate::shard::{At, Fresh, HashedKey, Shard};
 use crate::slot::Slot;
 use crate::store::flash::{FlashPlace, RecoveredRecord};
-use crate::sync::Ordering;
+use crate::sync;
+use crate::warm::manifest::ObjectRecord;
 use protocol::base::{Generation, Instant};
+use std::cmp::Ordering;
 
 impl Shard {
     pub(super) fn insert_record(&mut self, key: &[u8], hash: u32, record: Record) -> u32 {
@@ -126,11 +128,11 @@ impl Shard {
             if !self.add_user(twin) {
                 return Err(slot);
             }
-            space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
+            space.states.reserved.fetch_sub(slot.charge, sync::Ordering::Relaxed);
             self.free_slot(slot, space);
             return Ok(twin);
         }
-        space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
+        space.states.reserved.fetch_sub(slot.charge, sync::Ordering::Relaxed);
         let entry = self.flash.entries[record];
         let fresh = Fresh {
             generation: slot.generation,
@@ -154,6 +156,38 @@ impl Shard {
         self.counters.promoted += 1;
         assert!(self.add_user(index), "its first");
         Ok(index)
+    }
+
+    /// What flash knows of an object of an earlier life that is about to come back to DRAM: its entry here, if it lies on
+    /// flash too. An older version is buried. `None` if flash has a newer one, or another of the same generation.
+    pub(crate) fn settle_with_flash(
+        &mut self,
+        key: HashedKey<'_>,
+        object: &ObjectRecord,
+        space: &Space,
+    ) -> Option<Option<u32>> {
+        if object.generation < self.flash.floor {
+            return None;
+        }
+        let Some(twin) = self.find_on_flash(key) else { return Some(None) };
+        let entry = &self.flash.entries[twin];
+        match entry.generation().cmp(&object.generation) {
+            Ordering::Less => {
+                self.forget_record(twin, Fate::Dead, space);
+                Some(None)
+            }
+            Ordering::Equal => ((entry.length, entry.crc) == (object.length, object.crc)).then_some(Some(twin)),
+            Ordering::Greater => None,
+        }
+    }
+
+    /// An object that came back to DRAM is clean. When it expires, its memory knows to the nanosecond.
+    pub(crate) fn join_with_flash(&mut self, index: u32, twin: u32, object: &ObjectRecord) {
+        self.set_summed(index, dram::CLEAN, true);
+        self.queue_flash_expiry(twin, object.expires);
+        self.copy_expiry(index, object.expires);
+        self.entries[index].flags |= object.flags & dram::HOT;
+        self.flash.entries[twin].hits = object.hits;
     }
 
     /// Indexes a record found on flash, unless a newer one of its key is known.

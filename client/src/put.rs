@@ -267,7 +267,7 @@ impl Client {
         self.call(Repeat::Never, |session, deadline| {
             check_session(grant.session, session)?;
             let from = grant.region.as_ref().map(source);
-            let commit = wire::Commit { grant: grant.id, crc, bytes: None, from };
+            let commit = wire::Commit { grant: grant.id, crc, bytes: None, from, pull: None };
             session.exchange(|out| commit.encode(out), deadline, Committed::read)
         })
     }
@@ -330,7 +330,7 @@ fn put_in_place(
         return Err(ClientError::Stale("the grant ended before anything was written"));
     }
     let crc = copy_into(bytes, &span);
-    let commit = wire::Commit { grant: granted.id, crc, bytes: None, from: None };
+    let commit = wire::Commit { grant: granted.id, crc, bytes: None, from: None, pull: None };
     session.exchange(|out| commit.encode(out), deadline, Committed::read)
 }
 
@@ -354,6 +354,6 @@ fn put_tcp(
         session.control.request_unheard(|out: &mut BytesMut| abort.encode(out));
         return Err(error);
     }
-    let commit = wire::Commit { grant: granted.id, crc, bytes: None, from: None };
+    let commit = wire::Commit { grant: granted.id, crc, bytes: None, from: None, pull: None };
     session.exchange(|out| commit.encode(out), deadline, Committed::read)
 }

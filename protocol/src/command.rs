@@ -19,6 +19,7 @@ mod modify;
 mod node;
 mod object;
 mod pin;
+mod rdma;
 #[cfg(test)]
 mod roundtrip;
 mod server;
@@ -40,6 +41,7 @@ pub use modify::{GetEx, GetExpiry, Lcs, set_ex_time};
 pub use node::{Evict, TierAttach, TierDetach, TierScrub};
 pub use object::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
 pub use pin::{Pin, Unpin};
+pub use rdma::{GetInto, RdmaEnd, RemoteMemory};
 pub use session::Attach;
 pub use spec::{Acl, Flags, Group, Keys, Spec, Values};
 pub use string::{Set, SetCondition, SetExpiry};

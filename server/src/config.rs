@@ -21,8 +21,8 @@ pub use error::{ConfigError, Problem, SetError};
 pub use flash::{Device, Devices};
 pub use table::{Config, SettingInfo, When, setting, settings};
 pub use value::{
-    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, Seconds, Secret, ShmWrite,
-    TlsClients, Value,
+    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, RdmaDevice, Seconds, Secret,
+    ShmWrite, TlsClients, Value,
 };
 
 use crate::cli::Cli;

@@ -15,6 +15,7 @@ pub(crate) mod expire;
 pub(crate) mod fetch;
 pub(crate) mod generic;
 pub(crate) mod info;
+mod into;
 pub(crate) mod job;
 pub(crate) mod lcs;
 pub(crate) mod lease;

@@ -26,6 +26,7 @@ mod loading;
 mod node;
 mod pause;
 mod rdb;
+mod rdma;
 mod recover_only;
 mod run;
 mod sampler;

@@ -11,6 +11,7 @@ use crate::config::{Config, PromoteOn, ShmWrite};
 use crate::flash::Flash;
 use crate::gate::Gates;
 use crate::pause::Pause;
+use crate::rdma::Rdma;
 use crate::sampler::Sampler;
 use crate::slow::Slow;
 pub(crate) use crate::stage::Stage;
@@ -56,6 +57,7 @@ pub struct Node {
     pub(crate) started: Instant,
     pub(crate) clients: Clients,
     pub(crate) bulk: BulkSessions,
+    pub(crate) rdma: Rdma,
     pub(crate) stats: NodeStats,
     pub(crate) sampler: Sampler,
     pub(crate) census: Census,
@@ -197,6 +199,7 @@ impl Node {
             clock,
             clients: Clients::default(),
             bulk: BulkSessions::default(),
+            rdma: Rdma::default(),
             stats: NodeStats::default(),
             sampler: Sampler::default(),
             census: Census::default(),

@@ -5,6 +5,7 @@ use crate::http::Http;
 use crate::listen::Listeners;
 use crate::loading;
 use crate::node::Node;
+use crate::rdma;
 use crate::upkeep;
 use crate::worker::Workers;
 use anyhow::Context as _;
@@ -32,6 +33,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     announce(&node);
     let _pid_file = PidFile::write(&node)?;
     let prefault = start_prefault(&node)?;
+    let registering = rdma::start(&node)?;
     let loading = loading::start(&node)?;
 
     let runtime =
@@ -47,9 +49,10 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     });
     tracing::info!("stopping: {} connections end, what they were lent comes back", node.clients.len());
     node.workers().stop();
-    for thread in prefault {
+    for thread in prefault.into_iter().chain(registering) {
         let _ = thread.join();
     }
+    node.rdma.stop();
     // A tier that is still being recovered is first recovered, then closed.
     let recovered = loading.join().unwrap_or_else(|_| anyhow::bail!("recovery panicked"));
     node.close_flash(node.saves());

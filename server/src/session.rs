@@ -32,6 +32,7 @@ pub(crate) struct Bond {
     buffers: Mutex<Vec<Arc<PeerBuffer>>>,
     shm: AtomicBool,
     token: Mutex<Option<Token>>,
+    rdma: AtomicBool,
     /// Grants whose commit is answered when it is on flash, and when they were given.
     durable: Mutex<HashMap<GrantId, Instant>>,
     /// Whether there ever was one.
@@ -56,6 +57,7 @@ impl Bond {
             buffers: Mutex::new(Vec::new()),
             shm: AtomicBool::new(false),
             token: Mutex::new(None),
+            rdma: AtomicBool::new(false),
             durable: Mutex::new(HashMap::new()),
             has_durable: AtomicBool::new(false),
             secure,
@@ -115,6 +117,14 @@ impl Bond {
         self.buffers.lock().len()
     }
 
+    pub(crate) fn has_rdma(&self) -> bool {
+        self.rdma.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn attach_rdma(&self) {
+        self.rdma.store(true, Ordering::Relaxed);
+    }
+
     /// The token of the bulk session, if there is one.
     pub(crate) fn token(&self) -> Option<Token> {
         *self.token.lock()
@@ -137,6 +147,9 @@ impl Bond {
         }
         if let Some(token) = self.token.lock().take() {
             node.bulk.forget(token);
+        }
+        if self.rdma.swap(false, Ordering::Relaxed) {
+            node.rdma.close(self.id);
         }
     }
 

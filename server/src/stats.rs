@@ -105,6 +105,8 @@ pub(crate) struct NodeStats {
     pub(crate) bulk_out: Counter,
     pub(crate) shm_in: Counter,
     pub(crate) shm_leased: Counter,
+    pub(crate) rdma_in: Counter,
+    pub(crate) rdma_out: Counter,
     pub(crate) protocol_errors: Counter,
     pub(crate) timeouts: Counter,
     /// Handshakes of TLS that came to nothing.

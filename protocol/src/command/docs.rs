@@ -92,6 +92,6 @@ mod tests {
         );
         assert_eq!(usage("mget"), "MGET key [key ...]");
         assert_eq!(usage("lookup"), "LOOKUP key [key ...] [LEASE milliseconds]");
-        assert_eq!(usage("commit"), "COMMIT grant CRC hex8 [BYTES bytes] [FROM fd offset]");
+        assert_eq!(usage("commit"), "COMMIT grant CRC hex8 [BYTES bytes] [FROM fd offset | PULL addr rkey]");
     }
 }

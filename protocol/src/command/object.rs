@@ -1,6 +1,7 @@
 //! Objects, written in two phases: `PUT` reserves and grants, `COMMIT` seals and publishes.
 
 use super::CommandId;
+use super::rdma::RemoteMemory;
 use super::spec::{Flags, Group, Keys, Spec};
 use super::syntax::{Syntax, block, integer, key, one_of, string, token};
 use super::words::{Words, is, once};
@@ -82,7 +83,7 @@ pub(super) const SPECS: &[Spec] = &[
             string("grant"),
             string("hex8").after("CRC"),
             integer("bytes").after("BYTES").optional(),
-            FROM.optional(),
+            one_of("source", &[FROM, block("pull", &[integer("addr").after("PULL"), integer("rkey")])]).optional(),
         ])
         .answers(
             "map: `key`, `generation`, `length`; the same again if repeated within 60 s. Of a `DURABLE` grant when it is \
@@ -321,7 +322,7 @@ impl<'a> Put<'a> {
     }
 }
 
-/// `COMMIT grant CRC hex8 [BYTES n] [FROM fd offset]`
+/// `COMMIT grant CRC hex8 [BYTES n] [FROM fd offset | PULL addr rkey]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Commit {
     /// What `PUT` answered.
@@ -332,6 +333,8 @@ pub struct Commit {
     pub bytes: Option<ByteLen>,
     /// Where they lie, if the server has to fetch them.
     pub from: Option<ShmSource>,
+    /// Where they lie in the client's registered memory, if the server has to read them by RDMA.
+    pub pull: Option<RemoteMemory>,
 }
 
 impl Commit {
@@ -342,10 +345,12 @@ impl Commit {
     pub fn parse(args: &Args<'_>) -> Result<Self, WireError> {
         let mut words = Words::new(args, 1);
         let grant = words.grant()?;
-        let (mut crc, mut bytes, mut from) = (None, None, None);
+        let (mut crc, mut bytes, mut from, mut pull) = (None, None, None, None);
         while let Some(word) = words.option()? {
             if is(word, "crc") {
                 once(&mut crc, words.crc()?)?;
+            } else if is(word, "pull") {
+                once(&mut pull, RemoteMemory::parse(&mut words)?)?;
             } else if is(word, "bytes") {
                 once(&mut bytes, words.byte_len()?)?;
             } else if is(word, "from") {
@@ -355,7 +360,10 @@ impl Commit {
             }
         }
         let crc = crc.ok_or_else(|| WireError::err("COMMIT needs CRC and the checksum of the bytes"))?;
-        Ok(Self { grant, crc, bytes, from })
+        if from.is_some() && pull.is_some() {
+            return Err(WireError::err("the bytes lie in one place: FROM or PULL"));
+        }
+        Ok(Self { grant, crc, bytes, from, pull })
     }
 
     /// Writes the request.
@@ -367,6 +375,10 @@ impl Commit {
             }
             if let Some(from) = self.from {
                 from.encode(out);
+            }
+            if let Some(pull) = self.pull {
+                out.word("PULL");
+                pull.encode(out);
             }
         });
     }

@@ -100,7 +100,9 @@ proptest! {
     #[test]
     fn commits_and_aborts_read_back(grant: u64, crc: u32, bytes in option::of(any::<u64>()), from in option::of(source())) {
         let grant = GrantId(grant);
-        reads_back!(Commit { grant, crc: Crc(crc), bytes: bytes.map(ByteLen), from }, Commit::parse);
+        reads_back!(Commit { grant, crc: Crc(crc), bytes: bytes.map(ByteLen), from, pull: None }, Commit::parse);
+        let pull = from.map(|from| RemoteMemory { addr: from.offset, rkey: from.fd });
+        reads_back!(Commit { grant, crc: Crc(crc), bytes: bytes.map(ByteLen), from: None, pull }, Commit::parse);
         reads_back!(Abort { grant }, Abort::parse);
     }
 
@@ -173,7 +175,17 @@ proptest! {
     }
 
     #[test]
-    fn sessions_read_back(buffers in 0..=Attach::BUFFERS_MAX) {
+    fn sessions_read_back(
+        buffers in 0..=Attach::BUFFERS_MAX,
+        numbers in any::<(u32, u32)>(),
+        gid in any::<[u8; 16]>(),
+        small in any::<(u16, u8, u8)>(),
+        (name, room) in (key(), any::<u64>()),
+    ) {
+        let ((qpn, psn), (lid, mtu, reads)) = (numbers, small);
+        reads_back!(Attach::Rdma(RdmaEnd { qpn, psn, gid, lid, mtu, reads }), Attach::parse);
+        let to = RemoteMemory { addr: room, rkey: qpn };
+        reads_back!(GetInto { key: &name, to, room }, GetInto::parse);
         reads_back!(Attach::Shm { buffers }, Attach::parse);
         reads_back!(Attach::Tcp, Attach::parse);
     }
@@ -194,6 +206,7 @@ fn refused(line: &str) -> String {
         CommandId::Lookup => Lookup::parse(&args).map(drop),
         CommandId::Pin => Pin::parse(&args).map(drop),
         CommandId::Attach => Attach::parse(&args).map(drop),
+        CommandId::Get => GetInto::parse(&args).map(drop),
         CommandId::Set => Set::parse(&args).map(drop),
         CommandId::Scan => Scan::parse(&args).map(drop),
         CommandId::TierAttach => TierAttach::parse(&args).map(drop),
@@ -238,7 +251,13 @@ fn what_makes_no_sense_is_refused_and_told_why() {
         ("LOOKUP k LEASE soon", NUMBER),
         ("PIN k TTL", SYNTAX),
         ("PIN k FOR 5", SYNTAX),
-        ("ATTACH RDMA 1 2 3", "NOTRANSPORT this node has no RDMA; use SHM or TCP"),
+        ("ATTACH RDMA 1 2 3", SYNTAX),
+        ("ATTACH RDMA QPN 1 PSN 2", "ERR ATTACH RDMA needs QPN, PSN, GID, MTU and READS of the client's queue pair"),
+        ("ATTACH RDMA GID 00", "ERR a GID is 32 hex digits"),
+        ("ATTACH RDMA GID +0000000000000000000000000000000", "ERR a GID is 32 hex digits"),
+        ("GET k INTO 1 2 x", NUMBER),
+        ("GET k ONTO 1 2 3", SYNTAX),
+        ("COMMIT 0123456789abcdef CRC 00000000 FROM 0 0 PULL 0 0", "ERR the bytes lie in one place: FROM or PULL"),
         ("ATTACH SHM BUFFERS 17", "TOOBIG at most 16 buffers"),
         ("ATTACH X", "ERR ATTACH takes SHM, TCP or RDMA"),
         ("SET k v NX XX", SYNTAX),

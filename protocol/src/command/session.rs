@@ -1,6 +1,7 @@
 //! Bulk sessions: how a connection gets a way for its bytes beside RESP.
 
 use super::CommandId;
+use super::rdma::RdmaEnd;
 use super::spec::{Flags, Group, Spec};
 use super::syntax::{block, integer, one_of, string, token};
 use super::words::{Words, is};
@@ -18,12 +19,24 @@ pub(super) const SPECS: &[Spec] = &[
             &[
                 block("shm", &[token("shm", "SHM"), integer("count").after("BUFFERS").optional()]),
                 token("tcp", "TCP"),
-                block("rdma", &[token("rdma", "RDMA"), string("parameter").optional().multiple()]),
+                block(
+                    "rdma",
+                    &[
+                        token("rdma", "RDMA"),
+                        integer("qpn").after("QPN"),
+                        integer("psn").after("PSN"),
+                        string("gid").after("GID"),
+                        integer("mtu").after("MTU"),
+                        integer("reads").after("READS"),
+                        integer("lid").after("LID").optional(),
+                    ],
+                ),
             ],
         )])
         .answers(
             "map that tells how the session is reached. `SHM`, on the Unix socket only, takes the client's sealed \
-             memfds and passes the segments, a ring and two eventfds back; `TCP` answers a token, a port, and whether connections there have to be over TLS",
+             memfds and passes the segments, a ring and two eventfds back; `TCP` answers a token, a port, and whether \
+             connections there have to be over TLS; `RDMA` takes the client's end of a queue pair and answers the server's",
             &[ErrorWord::NoTransport, ErrorWord::Denied, ErrorWord::Quota, ErrorWord::Busy],
         ),
     Spec::new(CommandId::Detach, "detach", 1, Group::Session)
@@ -33,7 +46,7 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("`:1`, or `:0` if there was none", &[]),
 ];
 
-/// `ATTACH SHM [BUFFERS n] | TCP | RDMA …`
+/// `ATTACH SHM [BUFFERS n] | TCP | RDMA QPN n PSN n GID hex32 MTU n READS n [LID n]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attach {
     /// Shared memory.
@@ -43,6 +56,8 @@ pub enum Attach {
     },
     /// Bulk TCP.
     Tcp,
+    /// RDMA with this queue pair of the client's.
+    Rdma(RdmaEnd),
 }
 
 impl Attach {
@@ -52,7 +67,7 @@ impl Attach {
     /// Reads the arguments.
     ///
     /// # Errors
-    /// What to answer; `NOTRANSPORT` for RDMA.
+    /// What to answer.
     pub fn parse(args: &Args<'_>) -> Result<Self, WireError> {
         let mut words = Words::new(args, 1);
         let transport = words.word()?;
@@ -69,7 +84,7 @@ impl Attach {
         } else if is(transport, "tcp") {
             Self::Tcp
         } else if is(transport, "rdma") {
-            return Err(WireError::new(ErrorWord::NoTransport, "this node has no RDMA; use SHM or TCP"));
+            Self::Rdma(RdmaEnd::parse(&mut words)?)
         } else {
             return Err(WireError::err("ATTACH takes SHM, TCP or RDMA"));
         };
@@ -85,6 +100,11 @@ impl Attach {
                 Self::Shm { buffers: 0 } => out.word("SHM"),
                 Self::Shm { buffers } => out.word("SHM").word("BUFFERS").number(*buffers),
                 Self::Tcp => out.word("TCP"),
+                Self::Rdma(end) => {
+                    out.word("RDMA");
+                    end.encode(out);
+                    out
+                }
             };
         });
     }

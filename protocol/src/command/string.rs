@@ -36,12 +36,19 @@ pub(super) const SPECS: &[Spec] = &[
             .optional(),
         ])
         .answers("`+OK`, or nil if the condition does not hold; with `GET` the earlier value or nil", ROOM),
-    Spec::new(CommandId::Get, "get", 2, Group::String)
+    Spec::new(CommandId::Get, "get", -2, Group::String)
         .reads(Keys::one(1))
         .fast()
         .doc("1.0.0", "O(1)", "Returns a value, from whatever tier holds it.")
-        .takes(&[key("key")])
-        .answers("bulk or nil", &[]),
+        .takes(&[
+            key("key"),
+            block("into", &[integer("addr").after("INTO"), integer("rkey"), integer("length")]).optional(),
+        ])
+        .answers(
+            "bulk or nil; with `INTO`, on an RDMA session, the object is written into the client's registered memory, and \
+             the answer is a map: `generation`, `length`, `crc`, and the `number` that the write ended with",
+            &[ErrorWord::NoTransport, ErrorWord::TooBig, ErrorWord::Busy],
+        ),
     Spec::new(CommandId::MGet, "mget", -2, Group::String)
         .reads(Keys::Range { first: 1, last: -1, step: 1 })
         .fast()

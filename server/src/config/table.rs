@@ -5,8 +5,8 @@
 
 use super::flash::Devices;
 use super::value::{
-    Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, Seconds, Secret, ShmWrite,
-    TlsClients, Value,
+    Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, RdmaDevice, Seconds, Secret,
+    ShmWrite, TlsClients, Value,
 };
 use super::{Machine, Origin};
 use protocol::base::{ByteLen, Millis};
@@ -307,6 +307,12 @@ settings! {
         Start shm_buffer_len_max: ByteLen = "4 GiB", "1 MiB" to "1 TiB";
         /// Time to look for the next request on a ring before sleeping. A wake-up costs tens of microseconds, spinning a core.
         Start shm_spin_us: Micros = "20", "0" to "1000";
+    }
+    "RDMA" {
+        /// The RDMA device: `auto` for the first that works, `off`, or its name. Clients attach on any listener.
+        Start rdma: RdmaDevice = "auto";
+        /// Time to look for the next completion before sleeping. A wake-up costs tens of microseconds, spinning a core.
+        Start rdma_spin_us: Micros = "0", "0" to "1000000";
     }
     "Limits of one connection" {
         /// Arguments of one request, batch commands apart.

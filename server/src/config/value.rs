@@ -283,6 +283,41 @@ impl Value for Secret {
     }
 }
 
+/// Which RDMA device is used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd)]
+pub enum RdmaDevice {
+    /// The first that can be used, if any.
+    Auto,
+    /// None.
+    Off,
+    /// This one, or the server does not start.
+    Named(String),
+}
+
+impl Value for RdmaDevice {
+    const KIND: &'static str = "DEVICE";
+    const ALLOWED: &'static str = "auto, off, or a device's name (`ibv_devices` lists them)";
+    const FORM: Form = Form::Text;
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "off" => Some(Self::Off),
+            name => {
+                let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+                (!name.is_empty() && name.len() < 64 && name.chars().all(plain)).then(|| Self::Named(name.to_owned()))
+            }
+        }
+    }
+    fn render(&self) -> String {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+            Self::Named(name) => name,
+        }
+        .to_owned()
+    }
+}
+
 /// An enum whose values are words.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident: $allowed:literal { $($(#[$word_doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {

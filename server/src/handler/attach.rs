@@ -1,4 +1,4 @@
-//! Bulk sessions: shared memory and TCP.
+//! Bulk sessions: shared memory, TCP and RDMA.
 
 use crate::conn::Conn;
 use crate::conn::ring::RingStream;
@@ -6,7 +6,7 @@ use crate::conn::stream::Stream;
 use crate::dispatch::{Ctx, Flow};
 use crate::session::{ClientInfo, ReplyMode, Session};
 use protocol::base::ByteLen;
-use protocol::command::Attach;
+use protocol::command::{Attach, RdmaEnd};
 use protocol::resp::{ErrorWord, WireError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub(crate) fn attach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     match Attach::parse(&ctx.args)? {
         Attach::Shm { buffers } => attach_shm(ctx, buffers as usize),
         Attach::Tcp => attach_tcp(ctx),
+        Attach::Rdma(end) => attach_rdma(ctx, &end),
     }
 }
 
@@ -34,6 +35,29 @@ fn attach_tcp(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     reply.field("tls").count(u64::from(ctx.session.bond.secure));
     reply.field("token").bulk(token.to_hex().as_bytes());
     reply.field("port").count(u64::from(bulk.port()));
+    Ok(Flow::Go)
+}
+
+fn attach_rdma(ctx: &mut Ctx<'_>, end: &RdmaEnd) -> Result<Flow, WireError> {
+    let bond = &ctx.session.bond;
+    if bond.has_rdma() {
+        return Err(WireError::new(ErrorWord::Busy, "this connection has an RDMA session: DETACH first"));
+    }
+    if bond.secure {
+        return Err(no_transport("RDMA is not encrypted, and this connection is: use TCP"));
+    }
+    let ours = ctx.node.rdma.attach(bond.id, end)?;
+    bond.attach_rdma();
+    bond.lend();
+    let mut reply = ctx.output.writer();
+    reply.map(7);
+    reply.field("session").bulk_display(bond.id);
+    reply.field("qpn").count(u64::from(ours.qpn));
+    reply.field("psn").count(u64::from(ours.psn));
+    reply.field("gid").bulk(ours.gid_hex().as_bytes());
+    reply.field("lid").count(u64::from(ours.lid));
+    reply.field("mtu").count(u64::from(ours.mtu));
+    reply.field("reads").count(u64::from(ours.reads));
     Ok(Flow::Go)
 }
 
@@ -153,7 +177,7 @@ pub(crate) fn detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         return Err(WireError::new(ErrorWord::Denied, "a ring would end before it could answer: DETACH on its socket"));
     }
     let bond = Arc::clone(&ctx.session.bond);
-    let had = bond.has_shm() || bond.token().is_some();
+    let had = bond.has_shm() || bond.token().is_some() || bond.has_rdma();
     bond.detach(ctx.node);
     ctx.node.store.end_session(bond.id);
     ctx.reply().integer(i64::from(had));

@@ -318,12 +318,13 @@ mod tests {
         find(name.as_bytes()).unwrap_or_else(|| panic!("no command {name}"))
     }
 
-    /// The right side is what redis-server 7.0 answers to `COMMAND INFO get`, without its hints.
+    /// The right side is what redis-server 7.0 answers to `COMMAND INFO get`, without its hints, and with the arity of a command that
+    /// takes `INTO` too.
     #[test]
     fn information_has_the_shape_that_redis_gives_it() {
         assert_eq!(
             written(true, |reply| write_info(reply, spec("get"))),
-            "*10 $3 get :2 ~2 +readonly +fast :1 :1 :1 ~3 +@read +@string +@fast ~0 ~1 %3 $5 flags ~2 +RO +access \
+            "*10 $3 get :-2 ~2 +readonly +fast :1 :1 :1 ~3 +@read +@string +@fast ~0 ~1 %3 $5 flags ~2 +RO +access \
              $12 begin_search %2 $4 type $5 index $4 spec %1 $5 index :1 $9 find_keys %2 $4 type $5 range $4 spec %3 \
              $7 lastkey :0 $7 keystep :1 $5 limit :0 ~0 "
         );

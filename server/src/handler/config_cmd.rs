@@ -90,6 +90,8 @@ fn reset_statistics(node: &Node) {
         &stats.bulk_out,
         &stats.shm_in,
         &stats.shm_leased,
+        &stats.rdma_in,
+        &stats.rdma_out,
         &stats.protocol_errors,
         &stats.timeouts,
         &stats.tls_failed,

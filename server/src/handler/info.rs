@@ -510,6 +510,9 @@ fn transfers(out: &mut Fields, facts: &Facts<'_>) {
     out.field("bulk_tcp_output_bytes", stats.bulk_out.get());
     out.field("shm_input_bytes", stats.shm_in.get());
     out.field("shm_leased_bytes", stats.shm_leased.get());
+    out.field("rdma_input_bytes", stats.rdma_in.get());
+    out.field("rdma_output_bytes", stats.rdma_out.get());
+    out.field("rdma", facts.node.rdma.summary());
 }
 
 fn workers(out: &mut Fields, facts: &Facts<'_>) {

@@ -11,6 +11,7 @@ use crate::handler::alone::{Alone, Part, write_parts};
 use crate::handler::aside::{self, Aside};
 use crate::handler::dump::Dumping;
 use crate::handler::fetch::Fetching;
+use crate::handler::into::Pushing;
 use crate::handler::lcs::Comparing;
 use crate::handler::lease::Leasing;
 use crate::handler::lookup::Looking;
@@ -18,9 +19,10 @@ use crate::handler::object::write_committed;
 use crate::handler::rework::Rework;
 use crate::latency::Level;
 use crate::node::Node;
+use crate::rdma;
 use crate::session::Session;
 use protocol::base::{Crc, Instant, RawSpan, copy_and_crc, crc_of};
-use protocol::command::CommandId;
+use protocol::command::{CommandId, RemoteMemory};
 use protocol::resp::{ErrorWord, WireError};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,6 +38,8 @@ pub(crate) const PIECE_LEN_MAX: usize = 1 << 20;
 pub(crate) struct Sealing {
     pub(crate) guard: SealGuard,
     pub(crate) source: Option<RawSpan>,
+    /// Where they lie in memory that the client registered for RDMA.
+    pub(crate) pull: Option<RemoteMemory>,
     pub(crate) claimed: Crc,
     /// Whether it is answered when it is synced on flash.
     pub(crate) durable: bool,
@@ -67,6 +71,8 @@ pub(crate) enum Job {
     Fetch(Box<Fetching>),
     Lease(Box<Leasing>),
     Lookup(Box<Looking>),
+    /// `GET … INTO`
+    Push(Box<Pushing>),
     /// `DEBUG SLEEP`.
     Sleep(Duration),
     /// Something over very many objects.
@@ -108,10 +114,14 @@ impl Sealing {
         self.guard.finish(now, self.claimed, crc)
     }
 
-    async fn seal(self, session: &Session) -> Result<Committed, StoreError> {
-        let crc = fill(self.source.as_ref(), self.guard.span()).await;
+    async fn seal(self, session: &Session) -> Outcome {
+        let mut guard = self.guard;
+        if let Some(from) = self.pull {
+            guard = rdma::pull(&session.node, session.bond.id, guard, from).await?;
+        }
+        let crc = fill(self.source.as_ref(), guard.span()).await;
         let _entered = session.node.gates().enter(session.worker());
-        self.guard.finish(session.node.now(), self.claimed, crc)
+        guard.finish(session.node.now(), self.claimed, crc).map_err(refused)
     }
 }
 
@@ -147,7 +157,8 @@ impl Job {
             | Self::Alone(_)
             | Self::Parts(_)
             | Self::Dump(_)
-            | Self::Lcs(_) => Level::Dram,
+            | Self::Lcs(_)
+            | Self::Push(_) => Level::Dram,
         }
     }
 
@@ -156,7 +167,7 @@ impl Job {
         match self {
             Self::Seal(sealing) => {
                 let durable = sealing.durable;
-                let committed = sealing.seal(session).await.map_err(refused);
+                let committed = sealing.seal(session).await;
                 reply(output, settle(&session.node, committed, durable).await);
             }
             Self::SealBatch(items) => {
@@ -165,7 +176,7 @@ impl Job {
                     sealed.push(match item {
                         Err(error) => (Err(error), false),
                         Ok((Err(committed), durable)) => (Ok(committed), durable),
-                        Ok((Ok(sealing), durable)) => (sealing.seal(session).await.map_err(refused), durable),
+                        Ok((Ok(sealing), durable)) => (sealing.seal(session).await, durable),
                     });
                 }
                 for result in settle_all(&session.node, sealed).await {
@@ -188,6 +199,7 @@ impl Job {
             }
             Self::Lease(leasing) => leasing.reply(session, output).await,
             Self::Lookup(looking) => looking.reply(session, output).await,
+            Self::Push(pushing) => pushing.reply(session, output).await,
             Self::Aside(aside) => aside.run(session, output).await,
             Self::Rework(rework) => rework.reply(session, output).await,
             Self::Alone(alone) => return alone.run(session, output, stream).await.map(Self::Parts),

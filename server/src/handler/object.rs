@@ -5,6 +5,7 @@
 //!   from the client's own memory is checked as it is stored.
 //! - In a batch one item's error is that item's.
 
+use super::into;
 use super::job::{Job, PIECE_LEN_MAX, Sealing, Storing};
 use crate::conn::BULKY_LEN_MIN;
 use crate::dispatch::{Ctx, Flow};
@@ -28,7 +29,19 @@ pub(crate) fn choose(ctx: &Ctx<'_>, via: ViaChoice) -> Result<Via, WireError> {
         ViaChoice::Only(Via::Tcp) => {
             Err(WireError::new(ErrorWord::NoTransport, "bulk TCP is turned off (`bulk-listen`)"))
         }
-        ViaChoice::Only(Via::Rdma) => Err(WireError::new(ErrorWord::NoTransport, "this node has no RDMA")),
+        ViaChoice::Only(Via::Rdma) => {
+            ctx.node.rdma.transport()?;
+            Err(WireError::new(ErrorWord::NoTransport, "over RDMA nothing is leased here: GET … INTO writes it to you"))
+        }
+    }
+}
+
+/// The same for what is to be written, which RDMA carries too.
+fn choose_for_put(ctx: &Ctx<'_>, via: ViaChoice) -> Result<Via, WireError> {
+    match via {
+        ViaChoice::Only(Via::Rdma) => into::check_session(ctx.session).map(|()| Via::Rdma),
+        ViaChoice::Auto if !ctx.session.bond.has_shm() && into::check_session(ctx.session).is_ok() => Ok(Via::Rdma),
+        via => choose(ctx, via),
     }
 }
 
@@ -77,8 +90,7 @@ fn grant(
     protocol::command::check_key(key)?;
     let deadline = ctx.now + ctx.node.config.read().grant_ms;
     let session = ctx.session.bond.id;
-    // Over TCP the server applies each write itself, in copy mode it copies: nobody else can write the slot.
-    debug_assert!(via != Via::Rdma, "RDMA is refused before");
+    // Over TCP the server applies each write itself, in copy mode it copies, over RDMA it reads: nobody else can write the slot.
     let arena = ctx.node.arena.as_ref().filter(|_| via == Via::Shm);
     let terms = GrantTerms { session, deadline, exposed: arena.is_some(), terms };
     let granted = match ctx.node.store.grant(ctx.now, key, len.get(), &ctx.session.bond.account, terms) {
@@ -150,7 +162,7 @@ pub(crate) fn put(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     if let Some((crc, from)) = put.write {
         return put_from(ctx, &put, terms, crc, from);
     }
-    let via = choose(ctx, put.options.via)?;
+    let via = choose_for_put(ctx, put.options.via)?;
     let Some(granted) = grant(ctx, put.key, put.len, via, terms, put.options.durable)? else {
         return Ok(Flow::Room);
     };
@@ -200,6 +212,9 @@ fn believable(ctx: &Ctx<'_>, mut guard: SealGuard) -> Result<SealGuard, WireErro
 
 /// What a commit has to do, or its remembered answer.
 fn begin(ctx: &mut Ctx<'_>, commit: &Commit) -> Result<Result<Sealing, Committed>, WireError> {
+    if commit.pull.is_some() {
+        into::check_session(ctx.session)?;
+    }
     let session = ctx.session.bond.id;
     let seal = ctx.node.store.seal(ctx.now, commit.grant, session, commit.bytes.map(ByteLen::get)).map_err(refused)?;
     let guard = match seal {
@@ -213,10 +228,11 @@ fn begin(ctx: &mut Ctx<'_>, commit: &Commit) -> Result<Result<Sealing, Committed
     if source.is_some() {
         ctx.node.stats.shm_in.add(len);
     }
-    Ok(Ok(Sealing { guard, source, claimed: commit.crc, durable: ctx.session.bond.is_durable(commit.grant) }))
+    let pull = commit.pull;
+    Ok(Ok(Sealing { guard, source, pull, claimed: commit.crc, durable: ctx.session.bond.is_durable(commit.grant) }))
 }
 
-/// `COMMIT grant CRC hex8 [BYTES n] [FROM fd offset]`
+/// `COMMIT grant CRC hex8 [BYTES n] [FROM fd offset | PULL addr rkey]`
 pub(crate) fn commit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let commit = Commit::parse(&ctx.args)?;
     let committed = match begin(ctx, &commit)? {
@@ -225,7 +241,7 @@ pub(crate) fn commit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
             return Ok(Flow::Wait(Job::Settle(Box::new(committed))));
         }
         Err(committed) => committed,
-        Ok(sealing) if sealing.durable || sealing.guard.span().len() > PIECE_LEN_MAX => {
+        Ok(sealing) if sealing.durable || sealing.pull.is_some() || sealing.guard.span().len() > PIECE_LEN_MAX => {
             return Ok(Flow::Wait(Job::Seal(Box::new(sealing))));
         }
         Ok(sealing) => sealing.seal_now(ctx.now).map_err(refused)?,
@@ -254,7 +270,7 @@ fn check_batch(ctx: &Ctx<'_>, items: usize) -> Result<(), WireError> {
 pub(crate) fn mput(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let batch = MPut::parse(&ctx.args)?;
     check_batch(ctx, batch.items.len())?;
-    let via = choose(ctx, batch.options.via)?;
+    let via = choose_for_put(ctx, batch.options.via)?;
     let mut parent = batch.options.parent;
     if *ctx.resume == 0 {
         ctx.reply().array(batch.items.len());
@@ -287,7 +303,9 @@ pub(crate) fn mcommit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut begun = Vec::with_capacity(batch.items.len());
     for &(grant, crc) in &batch.items {
         let durable = ctx.session.bond.is_durable(grant);
-        begun.push(begin(ctx, &Commit { grant, crc, bytes: None, from: None }).map(|begun| (begun, durable)));
+        begun.push(
+            begin(ctx, &Commit { grant, crc, bytes: None, from: None, pull: None }).map(|begun| (begun, durable)),
+        );
     }
     Ok(Flow::Wait(Job::SealBatch(begun)))
 }

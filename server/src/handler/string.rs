@@ -14,6 +14,11 @@ use storage::{Condition, FlashRead, Found, Reservation, StoreError, Terms};
 
 /// `GET key`
 pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    match ctx.args.len() {
+        2 => {}
+        6 => return super::into::get_into(ctx),
+        _ => return Err(WireError::arity("get")),
+    }
     let key = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
     if untouched::is_wanted(ctx) {
         return untouched::one(ctx, key, Part::Whole);

@@ -350,6 +350,8 @@ fn traffic(node: &Node, out: &mut Families) {
             (way("tcp", "out"), bulk_out as f64),
             (way("shm", "in"), stats.shm_in.get() as f64),
             (way("shm", "out"), stats.shm_leased.get() as f64),
+            (way("rdma", "in"), stats.rdma_in.get() as f64),
+            (way("rdma", "out"), stats.rdma_out.get() as f64),
         ],
     );
     out.gauge("connections", "Clients connected", node.clients.len() as f64);

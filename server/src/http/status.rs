@@ -171,6 +171,7 @@ fn transfers(node: &Node) -> Value {
         "resp": { "in_bytes": totals.net_in.saturating_sub(bulk_in), "out_bytes": totals.net_out.saturating_sub(bulk_out) },
         "tcp": { "in_bytes": bulk_in, "out_bytes": bulk_out },
         "shm": { "in_bytes": stats.shm_in.get(), "out_bytes": stats.shm_leased.get() },
+        "rdma": { "in_bytes": stats.rdma_in.get(), "out_bytes": stats.rdma_out.get() },
         "commands": totals.commands,
         "errors": totals.errors,
         "commands_per_second": rates.commands,

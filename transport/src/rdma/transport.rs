@@ -19,7 +19,7 @@ use super::windows::{Keyed, WindowPool};
 use crate::contract::{Access, Fence, Span, Transport, TransportError, Window, WindowId};
 use crate::region::Regions;
 use parking_lot::{Condvar, Mutex, RwLock};
-use protocol::base::{SegmentId, SessionId, StableMemory, Via};
+use protocol::base::{RawSpan, SegmentId, SessionId, StableMemory, Via};
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -264,6 +264,19 @@ impl RdmaTransport {
     pub fn pull(&self, session: SessionId, into: Span, from: Remote, done: Done) -> Result<(), TransportError> {
         let (region, offset, length) = self.core.place(into)?;
         self.core.ask(session, Wanted::Pull { region, offset, length, from }, done)
+    }
+
+    /// Where registered bytes lie; `None` if they lie in no segment.
+    pub fn span_of(&self, bytes: &RawSpan) -> Option<Span> {
+        let at = bytes.as_ptr().addr();
+        self.core.registered.read().iter().find_map(|(&segment, region)| {
+            let offset = at.checked_sub(region.memory().base().addr())?;
+            region.covers(offset, bytes.len()).then_some(Span {
+                segment,
+                offset: offset as u64,
+                length: bytes.len() as u64,
+            })
+        })
     }
 
     /// Waits until all that broke is destroyed.

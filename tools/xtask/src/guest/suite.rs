@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Packages whose ignored tests are those that need the guest: `#[ignore = "guest: what it needs"]`.
-const PACKAGES: &[&str] = &["mooncake-guest", "mooncake-transport"];
+const PACKAGES: &[&str] = &["mooncake-guest", "mooncake-transport", "mooncake-tests"];
 /// Programs that tests start.
 const PROGRAMS: &[&str] = &["mooncake-server"];
 /// As `tools/test` builds, so that nothing is built twice.

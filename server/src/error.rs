@@ -32,6 +32,7 @@ pub(crate) fn flash(error: &FlashError) -> WireError {
         FlashError::Config(_) | FlashError::Io { .. } => ErrorWord::Err,
         FlashError::Locked { .. } | FlashError::Off { .. } | FlashError::Closed => ErrorWord::Busy,
         FlashError::NoRoom { .. } => ErrorWord::Oom,
+        FlashError::NoRoomElsewhere { .. } => ErrorWord::Busy,
         FlashError::Gone => ErrorWord::Stale,
         FlashError::NoDevice { .. } => ErrorWord::Denied,
         FlashError::Store(error) => return wire(error),

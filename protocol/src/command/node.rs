@@ -68,7 +68,7 @@ pub(super) const SPECS: &[Spec] = &[
         .doc(
                     "1.0.0",
                     "O(N) in the objects that lie on it",
-                    "Closes a flash device; what lies only there is kept as far as DRAM has room for it, unless `NODRAIN`.",
+                    "Closes a flash device; what lies only there goes through DRAM to the other devices first, unless `NODRAIN`.",
                 )
                 .takes(&[string("name"), token("nodrain", "NODRAIN").optional()])
                 .answers("`+OK`", &[ErrorWord::Denied, ErrorWord::Busy]),

@@ -162,6 +162,8 @@ pub(crate) struct Log {
     closing: bool,
     /// Whether the device is let go, and what becomes of what it holds.
     leaving: Option<bool>,
+    /// Until then what finds no room elsewhere waits.
+    leave_until: Instant,
     /// Whom copies in DRAM are charged to.
     account: Arc<Account>,
     now: Instant,
@@ -235,6 +237,7 @@ impl Log {
             budget,
             closing: false,
             leaving: None,
+            leave_until: now,
             account: Account::new(),
             now,
         };
@@ -333,6 +336,9 @@ impl Log {
     /// all segments are then given up; `leave` tells whether their objects are brought into DRAM first.
     pub(crate) fn close(&mut self, leave: Option<bool>) {
         self.closing = true;
+        if self.leaving != leave {
+            self.leave_until = self.now + reclaim::LEAVE_PATIENCE;
+        }
         self.leaving = leave;
         self.reclaim_due = true;
     }

@@ -259,15 +259,18 @@ impl Tier {
         Ok(id)
     }
 
-    /// Lets a device go. With `drain`, what it holds goes to the other devices first, as far as they have room; without, and
-    /// for the rest, it is gone from the index. Blocks until then.
+    /// Lets a device go. With `drain`, what it holds goes through DRAM to the other devices first: records wait for room while
+    /// others are written; what finds none for long is gone, and all of it without `drain`. Blocks until then.
     ///
     /// # Errors
-    /// [`FlashError::NoDevice`].
+    /// [`FlashError::NoDevice`]; [`FlashError::NoRoomElsewhere`], before anything was touched.
     pub fn detach(&self, id: u32, drain: bool) -> Result<(), FlashError> {
         let _opening = self.0.opening.lock();
         let device = self.0.devices.read().iter().find(|device| device.id == id).cloned();
         let device = device.ok_or(FlashError::NoDevice { id })?;
+        if drain {
+            self.0.has_room_without(&device)?;
+        }
         device.leaving.store(true, Ordering::Relaxed);
         self.0.tell_spilling();
         device.leave(drain);
@@ -328,6 +331,17 @@ impl Tier {
 impl Inner {
     fn device_of(&self, slot: u16) -> Option<Arc<Device>> {
         self.devices.read().iter().find(|device| device.has_slot(slot)).cloned()
+    }
+
+    /// Refuses if the records of a device would have nowhere to go.
+    fn has_room_without(&self, leaving: &Device) -> Result<(), FlashError> {
+        let held = leaving.figures.used.load(Ordering::Relaxed);
+        let devices = self.devices.read();
+        let others = devices.iter().filter(|device| device.id != leaving.id && device.takes_spills());
+        let on_flash: u64 = others.map(|device| device.size()).sum();
+        let (sums, usage) = (self.store.accounting(), self.store.usage());
+        let room = on_flash + sums.free + usage.clean_bytes;
+        if held <= room { Ok(()) } else { Err(FlashError::NoRoomElsewhere { held, room }) }
     }
 
     /// Why no device takes an object.

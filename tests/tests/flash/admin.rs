@@ -108,6 +108,26 @@ fn a_device_that_goes_takes_nothing_with_it() {
     assert!(raw.ask(&["TIER", "DETACH", "dram"]).is_error("DENIED"));
 }
 
+/// What DRAM has no room for goes through it to the devices that stay, and a device with nowhere to go stays.
+#[test]
+fn a_device_that_goes_is_emptied_into_those_that_stay() {
+    let server = server("512 MiB", &[]);
+    let mut raw = Raw::to(&server);
+    let path = server.dir().join("second").display().to_string();
+    let name = raw.ask(&["TIER", "ATTACH", &path, "512MiB"]).field("name").text().to_owned();
+    let count = fill(&mut raw, 230 << 20);
+    settled(&mut raw);
+    assert!(tier(&mut raw, &name).expect("there is one").field("used").number() > 64 << 20, "more than DRAM can take");
+    assert_eq!(raw.ask(&["TIER", "DETACH", &name]).text(), "OK");
+    let used = tier(&mut raw, "flash.0").expect("it stays").field("used").number();
+    for number in 0..count {
+        assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
+    }
+    let refused = raw.ask(&["TIER", "DETACH", "flash.0"]);
+    assert!(refused.is_error("BUSY"), "{used} bytes have nowhere to go: {refused:?}");
+    assert!(is_there(&mut raw, 0, 1), "nothing was touched");
+}
+
 /// Let go without draining, a device takes what it held with it; taken in again, it brings back what is still true.
 #[test]
 fn a_device_that_comes_back_brings_nothing_stale() {

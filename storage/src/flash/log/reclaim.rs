@@ -33,6 +33,8 @@ use std::time::Duration;
 pub(super) const MISMATCHES_MAX: u32 = 3;
 /// Segments' worth of records that may be written again at once, if few were for long.
 const CREDIT_SEGMENTS_MAX: u64 = 2;
+/// How long a device that is let go waits for room for one object, while others are written to.
+pub(super) const LEAVE_PATIENCE: Millis = Millis(10_000);
 /// At least what a record adds to its segment's footer beside its key.
 const IN_FOOTER_LEN_MAX: usize = 128;
 /// Records being copied at once.
@@ -168,6 +170,9 @@ impl Log {
     pub(super) fn next_reclaim(&self) -> Option<Duration> {
         if !self.health.is_on() {
             return None;
+        }
+        if self.leaving.is_some() && self.reclaim.as_ref().is_some_and(Reclaim::is_copying) {
+            return Some(Duration::from_millis(2));
         }
         let waits = self.reclaim.as_ref().map_or(self.reclaim_due, Reclaim::is_waiting);
         let retry = self.put_off.until.map(|until| until.since(self.now).max(Duration::from_millis(1)));
@@ -373,7 +378,7 @@ impl Log {
                     if let Some((_, _, copying)) = self.copying() {
                         copying.read.push_front(copy);
                     }
-                    if self.no_room_ahead() {
+                    if self.leaving.is_none() && self.no_room_ahead() {
                         self.spare_room();
                         continue;
                     }
@@ -457,7 +462,12 @@ impl Log {
     /// Gives it back if there is no room yet.
     fn write_copy(&mut self, engine: &mut dyn Engine, mut copy: Box<Copy>) -> Option<Box<Copy>> {
         if self.leaving.is_some() {
-            self.keep_in_dram(&copy);
+            if self.keep_in_dram(&copy) {
+                self.leave_until = self.now + LEAVE_PATIENCE;
+            } else if self.now < self.leave_until {
+                // Other devices are being written to: there will be room.
+                return Some(copy);
+            }
             if let Some((_, _, copying)) = self.copying() {
                 copying.under_way -= 1;
             }
@@ -599,11 +609,11 @@ impl Log {
         self.reclaim.is_none() && self.segments.iter().all(|segment| left(&segment.state))
     }
 
-    /// Brings the object of a record into DRAM, where it stays when the record is dropped.
-    fn keep_in_dram(&mut self, copy: &Copy) {
+    /// Brings the object of a record into DRAM, where it stays when the record is dropped. `false` if there is no room yet.
+    fn keep_in_dram(&mut self, copy: &Copy) -> bool {
         let read = self.store.flash_prefetch(self.now, &copy.keep.key);
-        let Some(read) = read.filter(|read| read.generation == copy.keep.row.generation) else { return };
-        let Ok(promotion) = self.store.promote(self.now, &read, &self.account) else { return };
+        let Some(read) = read.filter(|read| read.generation == copy.keep.row.generation) else { return true };
+        let Ok(promotion) = self.store.promote(self.now, &read, &self.account) else { return false };
         let to = promotion.span();
         if copy.layout.inline {
             copy_into(&copy.inline, &to);
@@ -612,8 +622,11 @@ impl Log {
                 copy.span().part(copy.layout.header_len(), to.len()).expect("the payload lies behind the header");
             copy_and_crc(&from, &to, Crc::default());
         }
-        // Whoever removed the object meanwhile wanted it gone.
-        let _ = promotion.publish(self.now);
+        // Whoever removed the object meanwhile wanted it gone. What is there is dirty before anybody can evict it.
+        let _guard = promotion.publish(self.now);
+        let place = self.place(copy.from, copy.keep.row.page);
+        self.store.drop_record(&copy.keep.key, copy.keep.row.generation, place);
+        true
     }
 }
 

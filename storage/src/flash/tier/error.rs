@@ -36,6 +36,16 @@ pub enum FlashError {
         /// Its length.
         len: u64,
     },
+    /// What a device holds has no other place to go.
+    #[error(
+        "the device holds {held} bytes and there is room for {room} elsewhere: attach another first, or let it go with NODRAIN"
+    )]
+    NoRoomElsewhere {
+        /// Bytes of its records.
+        held: u64,
+        /// What other devices and DRAM can take.
+        room: u64,
+    },
     /// The object that was to be made durable is not there any more.
     #[error("the object was removed meanwhile")]
     Gone,

@@ -49,6 +49,23 @@ impl Crc {
     }
 }
 
+/// `N` lowercase hex digits of the lowest bits.
+pub(super) fn hex<const N: usize>(mut bits: u64) -> [u8; N] {
+    let mut text = [0; N];
+    for digit in text.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(bits & 15) as usize];
+        bits >>= 4;
+    }
+    text
+}
+
+impl Crc {
+    /// What `Display` writes, without the formatting machinery.
+    pub fn hex(self) -> [u8; 8] {
+        hex(u64::from(self.0))
+    }
+}
+
 impl fmt::Display for Crc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
@@ -73,6 +90,9 @@ mod tests {
         assert_eq!(Crc::of(b"1234").then(Crc::of(b"56789"), 5), Crc(0xcbf4_3926));
         assert_eq!(Crc::parse(b"cbf43926"), Ok(Crc(0xcbf4_3926)));
         assert_eq!(Crc(0xab).to_string(), "000000ab");
+        for crc in [Crc(0xab), Crc(u32::MAX), Crc(0x1234_5678), Crc(0x9abc_def0)] {
+            assert_eq!(crc.hex(), crc.to_string().as_bytes());
+        }
         for bad in [&b""[..], b"cbf4392", b"cbf439266", b"cbf4392g", b"+bf43926"] {
             assert_eq!(Crc::parse(bad), Err(ParseCrcError));
         }

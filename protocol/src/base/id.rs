@@ -33,6 +33,11 @@ macro_rules! hex_id {
                 }
                 Ok(Self(value))
             }
+
+            /// What `Display` writes, without the formatting machinery.
+            pub fn hex(self) -> [u8; 16] {
+                super::checksum::hex(self.0)
+            }
         }
 
         impl FromStr for $name {
@@ -179,6 +184,7 @@ mod tests {
     fn ids_read_what_they_write_and_nothing_else() {
         let id = GrantId(0x0123_4567_89ab_cdef);
         assert_eq!(GrantId::parse(id.to_string().as_bytes()), Ok(id));
+        assert_eq!(id.hex(), id.to_string().as_bytes());
         for bad in ["", "0", "0123456789abcdeg", "0123456789abcdef0", "+123456789abcdef"] {
             assert_eq!(GrantId::parse(bad.as_bytes()), Err(ParseIdError), "{bad}");
         }

@@ -11,6 +11,9 @@ use super::{ErrorWord, WireError};
 use bytes::{BufMut, BytesMut};
 use std::fmt::{self, Write as _};
 
+/// Bulks shorter than this are put together before they are appended. Two digits tell their length.
+const SHORT_LEN: u8 = 48;
+
 /// Appends replies to a connection's output.
 #[derive(Debug)]
 pub struct Writer<'a> {
@@ -74,10 +77,30 @@ impl<'a> Writer<'a> {
     /// `$len` and the bytes.
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
+        match u8::try_from(bytes.len()) {
+            Ok(len) if len < SHORT_LEN => return self.short_bulk(len, bytes),
+            _ => {}
+        }
         self.out.reserve(bytes.len() + 24);
         self.number(b'$', bytes.len());
         self.out.put_slice(bytes);
         self.out.put_slice(b"\r\n");
+    }
+
+    /// Names of fields, numbers of things: header, bytes and line end in one copy.
+    #[inline]
+    fn short_bulk(&mut self, len: u8, bytes: &[u8]) {
+        let mut whole = [0; SHORT_LEN as usize + "$00\r\n\r\n".len()];
+        let header: &[u8] = if len < 10 {
+            &[b'$', b'0' + len, b'\r', b'\n']
+        } else {
+            &[b'$', b'0' + len / 10, b'0' + len % 10, b'\r', b'\n']
+        };
+        let (start, end) = (header.len(), header.len() + bytes.len());
+        whole[..start].copy_from_slice(header);
+        whole[start..end].copy_from_slice(bytes);
+        whole[end..end + 2].copy_from_slice(b"\r\n");
+        self.out.extend_from_slice(&whole[..end + 2]);
     }
 
     /// `$len` of a payload that goes out by another way; [`bulk_end`](Self::bulk_end) follows it.

@@ -41,10 +41,10 @@ pub(crate) fn write_lease(session: &Session, output: &mut Output, via: Via, leas
     let locator = node.locator(via, leased.segment, leased.offset, leased.length.get(), false);
     let mut reply = output.writer();
     reply.map(6);
-    reply.field("lease").bulk_display(leased.lease);
+    reply.field("lease").bulk(&leased.lease.hex());
     reply.field("generation").count(leased.generation.0);
     reply.field("length").count(leased.length.get());
-    reply.field("crc").bulk_display(leased.crc);
+    reply.field("crc").bulk(&leased.crc.hex());
     reply.field("deadline-ms").count(span.0);
     reply.field("locators").array(1);
     write_locator(&mut reply, &locator);

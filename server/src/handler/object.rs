@@ -128,7 +128,7 @@ fn write_grant(ctx: &mut Ctx<'_>, via: Via, granted: &Granted) {
         locator(ctx, via, granted.segment, granted.offset, granted.length, via == Via::Shm && ctx.node.arena.is_none());
     let mut reply = ctx.reply();
     reply.map(4);
-    reply.field("grant").bulk_display(granted.grant);
+    reply.field("grant").bulk(&granted.grant.hex());
     reply.field("generation").count(granted.generation.0);
     reply.field("deadline-ms").count(span.0);
     reply.field("locators").array(1);

@@ -18,7 +18,7 @@ pub mod table;
 pub mod value;
 
 pub use error::{ConfigError, Problem, SetError};
-pub use flash::{Device, Devices};
+pub use flash::{Device, Devices, Place};
 pub use table::{Config, SettingInfo, When, setting, settings};
 pub use value::{
     Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, RdmaDevice, Seconds, Secret,

@@ -29,12 +29,12 @@ pub(crate) fn refused(error: StoreError) -> WireError {
 /// The word and text of what the flash tier could not do.
 pub(crate) fn flash(error: &FlashError) -> WireError {
     let word = match error {
-        FlashError::Config(_) | FlashError::Io { .. } => ErrorWord::Err,
+        FlashError::Config(_) | FlashError::Io { .. } | FlashError::Fabric(_) => ErrorWord::Err,
         FlashError::Locked { .. } | FlashError::Off { .. } | FlashError::Closed => ErrorWord::Busy,
         FlashError::NoRoom { .. } => ErrorWord::Oom,
         FlashError::NoRoomElsewhere { .. } => ErrorWord::Busy,
         FlashError::Gone => ErrorWord::Stale,
-        FlashError::NoDevice { .. } => ErrorWord::Denied,
+        FlashError::NoDevice { .. } | FlashError::Unformatted { .. } => ErrorWord::Denied,
         FlashError::Store(error) => return wire(error),
     };
     WireError::new(word, error.to_string())

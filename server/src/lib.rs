@@ -15,6 +15,7 @@ mod conn;
 mod decimal;
 mod dispatch;
 mod error;
+mod fabrics;
 mod flash;
 mod gate;
 mod glob;

@@ -27,6 +27,9 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<JoinHandle<anyhow::Resul
                 node.shut_down();
                 return Err(error);
             }
+            if let Some(flash) = &node.flash {
+                flash.fabrics.start(Arc::downgrade(&node)).context("watch devices on other machines")?;
+            }
             node.hot.loading.store(false, Ordering::Release);
             let up = node.now().since(node.started).as_secs_f64();
             tracing::info!("ready: {} objects, {up:.3} s after the start", node.store.len());

@@ -16,6 +16,7 @@
 //! - `log`: the segments of one device as a state machine without threads. `device`: its thread.
 //! - `scrub`: looks for rot on one segment, through a descriptor of its own.
 //! - `tier`: several devices, the scrubber, the spiller, single-flight fetches, administration.
+//! - `fabric`: block devices on other machines, connected through the kernel.
 //! - `journal`, `meta`: what the segments cannot say: deaths, pins; and a copy of the tables for a quick start.
 //!
 //! Invariants:
@@ -37,6 +38,7 @@
 
 mod device;
 pub mod engine;
+pub mod fabric;
 pub mod format;
 pub mod journal;
 mod log;

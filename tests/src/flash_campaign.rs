@@ -23,7 +23,7 @@ pub mod slow;
 pub mod soak;
 
 use crate::raw::Raw;
-use crate::server::{Mark, Server};
+use crate::server::{Mark, Server, patience};
 use anyhow::{Context as _, anyhow, ensure};
 use ledger::Ledger;
 use std::fmt;
@@ -112,7 +112,7 @@ pub fn device(raw: &mut Raw, name: &str) -> anyhow::Result<String> {
 /// # Errors
 /// If it does not in time.
 pub fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<Duration> {
-    let begin = Instant::now();
+    let (begin, limit) = (Instant::now(), patience(limit));
     while !holds()? {
         ensure!(begin.elapsed() < limit, "{what}: not within {limit:?}");
         std::thread::sleep(Duration::from_millis(20));

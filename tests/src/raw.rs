@@ -130,7 +130,7 @@ impl Raw {
 
     fn new(socket: Socket) -> io::Result<Self> {
         let mut raw = Self { socket, inbox: Vec::new(), fds: Vec::new() };
-        raw.set_patience(PATIENCE)?;
+        raw.set_patience(crate::server::patience(PATIENCE))?;
         Ok(raw)
     }
 

@@ -17,6 +17,12 @@ use tempfile::TempDir;
 
 /// Time a server gets to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A limit of time, longer where the environment says that the machine is slow: `MOONCAKE_PATIENCE` times.
+pub fn patience(limit: Duration) -> Duration {
+    let factor = env::var("MOONCAKE_PATIENCE").ok().and_then(|text| text.parse().ok());
+    limit * factor.unwrap_or(1)
+}
+
 /// Memory of a server that is not told how much.
 const DRAM_DEFAULT: &str = "256 MiB";
 
@@ -143,7 +149,7 @@ impl Server {
                 }
             }
         });
-        match said.recv_timeout(PATIENCE) {
+        match said.recv_timeout(patience(PATIENCE)) {
             Ok(addr) => {
                 let args = args.iter().map(|&arg| arg.to_owned()).collect();
                 Ok(Self { child, addr, dir, args, log, ended: Mutex::new(ended) })
@@ -252,7 +258,7 @@ impl Server {
     /// If it does not end.
     pub fn wait(&mut self) -> ExitStatus {
         // The log is closed by the end of the process, so this wakes without polling.
-        match self.ended.get_mut().expect("nobody panics while waiting").recv_timeout(PATIENCE) {
+        match self.ended.get_mut().expect("nobody panics while waiting").recv_timeout(patience(PATIENCE)) {
             Err(RecvTimeoutError::Disconnected) => {}
             Ok(()) | Err(RecvTimeoutError::Timeout) => panic!("the server does not end:\n{}", self.log()),
         }
@@ -288,7 +294,7 @@ fn listens_on(line: &str) -> Option<SocketAddr> {
 /// # Panics
 /// If it does not in time.
 pub fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patience(limit));
     while !holds() {
         assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
         std::thread::sleep(Duration::from_millis(5));

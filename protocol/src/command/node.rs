@@ -2,7 +2,7 @@
 
 use super::CommandId;
 use super::spec::{Flags, Group, Spec};
-use super::syntax::{integer, string, token};
+use super::syntax::{block, integer, one_of, string, token};
 use super::words::{Words, is};
 use crate::base::ByteLen;
 use crate::resp::{Args, Encoder, ErrorWord, WireError};
@@ -39,13 +39,15 @@ pub(super) const SPECS: &[Spec] = &[
                 .doc("1.0.0", "O(N) in the number of tiers", "Lists the tiers, DRAM first, then each flash device.")
                 .answers(
                     "array of maps: `name`, `kind` (`dram` or `flash`), `state` (`online`; of a flash device also \
-                     `offline`, while it is fenced off, `full`, while what is pinned or set aside leaves no room to write, and \
-                     `draining`), `capacity`, `used`, `free`, `objects`; of a \
+                     `offline`, while it is fenced off, `full`, while what is pinned or set aside leaves no room to write, \
+                     `draining`, and of one on another machine that is not attached yet `waiting`, with `why`), `capacity`, \
+                     `used`, `free`, `objects`; of a \
                      flash device also `path`, `engine`, `segment-len`, `segments`, `segments-free`, `reads`, \
                      `read-bytes`, `writes`, `written-bytes`, `hits`, `errors`, `queue`, `budget-left` (bytes, -1 \
                      without a budget), and of scrubs since the start `scrub-percent` (of the one that runs, else -1), \
                      `scrub-passes`, `scrub-bytes`, `scrub-records` (right), `scrub-rotten` (records, headers and \
-                     footers that were not), `scrub-returned` (segments back from quarantine)",
+                     footers that were not), `scrub-returned` (segments back from quarantine); of one on another machine also \
+                     `nvmeof` (its target), `link` (`live`, `connecting`, …) and `host-nqn` (this server, as the target knows it)",
                     &[],
                 ),
             Spec::new(CommandId::TierAttach, "tier|attach", -3, Group::Node)
@@ -54,9 +56,24 @@ pub(super) const SPECS: &[Spec] = &[
         .doc(
                     "1.0.0",
                     "O(N) in the segments of the device",
-                    "Opens a file or block device as one more flash device. Objects of an earlier time on it are not believed.",
+                    "Opens a file, a block device or a namespace on another machine (`nvmeof transport=tcp|rdma traddr=… \
+                     [trsvcid=…] nqn=…`) as one more flash device. Objects of an earlier time on it are not believed. A namespace \
+                     that holds no flash log is formatted only with `FORMAT`.",
                 )
-                .takes(&[string("path"), string("size").optional()])
+                .takes(&[one_of(
+                    "device",
+                    &[
+                        block("local", &[string("path"), string("size").optional()]),
+                        block(
+                            "fabric",
+                            &[
+                                token("nvmeof", "NVMEOF"),
+                                string("name=value").multiple(),
+                                token("format", "FORMAT").optional(),
+                            ],
+                        ),
+                    ],
+                )])
                 .answers(
                     "map: `name`, `objects` (found on it)",
                     &[ErrorWord::Denied, ErrorWord::Exists, ErrorWord::Busy],
@@ -99,14 +116,27 @@ pub(super) const SPECS: &[Spec] = &[
         ),
 ];
 
-/// `TIER ATTACH path [size]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TierAttach<'a> {
-    /// A file or a block device.
-    pub path: &'a [u8],
-    /// As written: `200GiB`. All of what is there if not given.
-    pub size: Option<&'a [u8]>,
+/// `TIER ATTACH path [size]`, `TIER ATTACH nvmeof name=value … [FORMAT]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TierAttach<'a> {
+    /// What this machine has.
+    Path {
+        /// A file or a block device.
+        path: &'a [u8],
+        /// As written: `200GiB`. All of what is there if not given.
+        size: Option<&'a [u8]>,
+    },
+    /// A namespace on another machine.
+    Fabric {
+        /// Where it is, as written: `transport=tcp`, `traddr=10.0.0.7`.
+        target: Vec<&'a [u8]>,
+        /// What it holds may go.
+        format: bool,
+    },
 }
+
+/// What a path never is: paths are absolute.
+const FABRIC: &str = "nvmeof";
 
 impl<'a> TierAttach<'a> {
     /// Reads the arguments.
@@ -115,17 +145,43 @@ impl<'a> TierAttach<'a> {
     /// What to answer.
     pub fn parse(args: &Args<'a>) -> Result<Self, WireError> {
         let mut words = Words::new(args, 2);
-        let (path, size) = (words.word()?, words.option()?);
+        let first = words.word()?;
+        if is(first, FABRIC) {
+            let (mut target, mut format) = (Vec::new(), false);
+            while let Some(word) = words.option()? {
+                match word {
+                    word if word.contains(&b'=') => target.push(word),
+                    word if is(word, "format") && !format => format = true,
+                    _ => return Err(WireError::syntax()),
+                }
+            }
+            return Ok(Self::Fabric { target, format });
+        }
+        let size = words.option()?;
         words.end()?;
-        Ok(Self { path, size })
+        Ok(Self::Path { path: first, size })
     }
 
     /// Writes the request.
     pub fn encode(&self, out: &mut BytesMut) {
         Encoder::encode(out, |out| {
-            out.word("TIER").word("ATTACH").word(self.path);
-            if let Some(size) = self.size {
-                out.word(size);
+            out.word("TIER").word("ATTACH");
+            match self {
+                Self::Path { path, size } => {
+                    out.word(path);
+                    if let Some(size) = size {
+                        out.word(size);
+                    }
+                }
+                Self::Fabric { target, format } => {
+                    out.word(FABRIC);
+                    for word in target {
+                        out.word(word);
+                    }
+                    if *format {
+                        out.word("FORMAT");
+                    }
+                }
             }
         });
     }

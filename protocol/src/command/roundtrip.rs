@@ -169,7 +169,9 @@ proptest! {
 
     #[test]
     fn tiers_read_back(name in key(), size in option::of(key()), drain: bool) {
-        reads_back!(TierAttach { path: &name, size: size.as_deref() }, TierAttach::parse);
+        reads_back!(TierAttach::Path { path: &name, size: size.as_deref() }, TierAttach::parse);
+        let target = vec![&b"transport=tcp"[..], b"nqn=nqn.x:y"];
+        reads_back!(TierAttach::Fabric { target: target.clone(), format: drain }, TierAttach::parse);
         reads_back!(TierDetach { name: &name, drain }, TierDetach::parse);
         reads_back!(TierScrub { name: size.as_deref() }, TierScrub::parse);
     }
@@ -272,6 +274,8 @@ fn what_makes_no_sense_is_refused_and_told_why() {
         ("EXPIRE k 1 GT LT", "ERR GT and LT options at the same time are not compatible"),
         ("EXPIRE k 1 WHAT", "ERR Unsupported option WHAT"),
         ("TIER ATTACH /a 1GiB x", SYNTAX),
+        ("TIER ATTACH nvmeof nqn=a x", SYNTAX),
+        ("TIER ATTACH nvmeof FORMAT FORMAT", SYNTAX),
         ("TIER DETACH flash.0 DRAIN", SYNTAX),
         ("SCAN x", "ERR invalid cursor"),
         ("SCAN 0 COUNT 0", SYNTAX),

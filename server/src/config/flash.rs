@@ -7,7 +7,9 @@
 use super::table::Config;
 use super::value::{Choice, Form, Value};
 use protocol::base::ByteLen;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use storage::flash::fabric::Target;
 
 /// Name of the data directory, below where it is by default.
 const DATA_DIR: &str = "mooncake-data";
@@ -26,13 +28,34 @@ pub const FLASH_SEGMENT_LEN_MIN: ByteLen = ByteLen::mib(8);
 /// Longest: records count pages of 4 KiB in 16 bits.
 pub const FLASH_SEGMENT_LEN_MAX: ByteLen = ByteLen::mib(256);
 
+/// What a device on another machine begins with, in a setting and in `TIER ATTACH`.
+const FABRIC: &str = "nvmeof ";
+
 /// One device of the flash tier.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Device {
-    /// A file, which is made if it is not there, or a block device.
-    pub path: PathBuf,
+    /// Where it is.
+    pub place: Place,
     /// How much of it to use. All of what is there if not given.
     pub size: Option<ByteLen>,
+}
+
+/// Where a device is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A file, which is made if it is not there, or a block device.
+    Path(PathBuf),
+    /// A namespace on another machine.
+    Fabric(Target),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Fabric(target) => write!(f, "{FABRIC}{target}"),
+        }
+    }
 }
 
 /// The devices that `nvme` names.
@@ -48,28 +71,39 @@ pub enum Devices {
 }
 
 impl Device {
-    /// Reads `PATH[:SIZE]`. What follows the last colon is a size if it looks like one, else part of the path.
+    /// The path of one that this machine has.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Path(path) => Some(path),
+            Place::Fabric(_) => None,
+        }
+    }
+
+    /// Reads `PATH[:SIZE]` or `nvmeof name=value …`. What follows the last colon is a size if it looks like one, else part of the path.
     pub fn parse(text: &str) -> Option<Self> {
+        if let Some(target) = text.strip_prefix(FABRIC) {
+            return Some(Self { place: Place::Fabric(target.parse().ok()?), size: None });
+        }
         if let Some((path, size)) = text.rsplit_once(':')
             && let Some(size) = ByteLen::parse(size)
         {
-            return Some(Self { path: PathBuf::parse(path)?, size: Some(size) });
+            return Some(Self { place: Place::Path(PathBuf::parse(path)?), size: Some(size) });
         }
-        Some(Self { path: PathBuf::parse(text)?, size: None })
+        Some(Self { place: Place::Path(PathBuf::parse(text)?), size: None })
     }
 
     fn written(&self) -> String {
         match self.size {
-            None => self.path.display().to_string(),
-            Some(size) => format!("{}:{}", self.path.display(), size.written()),
+            None => self.place.to_string(),
+            Some(size) => format!("{}:{}", self.place, size.written()),
         }
     }
 }
 
 impl Value for Devices {
     const KIND: &'static str = "PATH[:SIZE]";
-    const ALLOWED: &'static str =
-        "paths with a size or without, such as /dev/nvme1n1 or /data/flash:200GiB, a comma between two";
+    const ALLOWED: &'static str = "paths with a size or without, such as /dev/nvme1n1 or /data/flash:200GiB, and namespaces \
+         elsewhere, such as nvmeof transport=tcp traddr=10.0.0.7 trsvcid=4420 nqn=nqn.2024-01.org.example:kv, a comma between two";
     const WORDS: &'static [&'static str] = &["auto", "none"];
     const FORM: Form = Form::Text;
     const LIST: bool = true;
@@ -116,7 +150,7 @@ impl Config {
         let Some(dir) = self.data_dir_path() else { return Vec::new() };
         let given = match &self.nvme {
             Devices::Off => return Vec::new(),
-            Devices::Auto => vec![Device { path: dir.join(FILE), size: None }],
+            Devices::Auto => vec![Device { place: Place::Path(dir.join(FILE)), size: None }],
             Devices::Given(devices) => devices.clone(),
         };
         given.into_iter().map(|device| self.flash_device_to_make(device)).collect()
@@ -130,8 +164,11 @@ impl Config {
     }
 
     /// Forgets a device that was detached.
-    pub(crate) fn remove_device(&mut self, path: &Path) {
-        let same = |device: &Device| std::path::absolute(&device.path).is_ok_and(|own| own == path);
+    pub(crate) fn remove_device(&mut self, place: &Place) {
+        let same = |device: &Device| match (&device.place, place) {
+            (Place::Path(own), Place::Path(path)) => std::path::absolute(own).is_ok_and(|own| own == *path),
+            (own, place) => own == place,
+        };
         let devices = self.flash_devices().into_iter().filter(|device| !same(device)).collect();
         self.note_devices(devices);
     }
@@ -145,12 +182,11 @@ impl Config {
 
     /// A file that is not there yet gets a length; what is there has one.
     pub(crate) fn flash_device_to_make(&self, device: Device) -> Device {
-        if device.size.is_some()
-            || std::fs::metadata(&device.path).is_ok_and(|found| found.len() > 0 || !found.is_file())
-        {
+        let Some(path) = device.path() else { return device };
+        if device.size.is_some() || std::fs::metadata(path).is_ok_and(|found| found.len() > 0 || !found.is_file()) {
             return device;
         }
-        Device { size: Some(self.flash_size_at(&device.path)), ..device }
+        Device { size: Some(self.flash_size_at(path)), ..device }
     }
 
     /// Length of a file that is made at `path` and whose size nobody said.
@@ -183,15 +219,12 @@ impl Config {
                 found.push(("nvme", "needs a data directory (`data-dir`)".to_owned()));
             }
             for (at, device) in devices.iter().enumerate() {
-                if devices[..at].iter().any(|other| other.path == device.path) {
-                    found.push(("nvme", format!("names {} twice", device.path.display())));
+                if devices[..at].iter().any(|other| other.place == device.place) {
+                    found.push(("nvme", format!("names {} twice", device.place)));
                 }
                 let least = self.flash_segment_size(device.size).get() * 4;
                 if device.size.is_some_and(|size| size.get() < least) {
-                    found.push((
-                        "nvme",
-                        format!("{}: at least {}, four segments", device.path.display(), ByteLen(least)),
-                    ));
+                    found.push(("nvme", format!("{}: at least {}, four segments", device.place, ByteLen(least))));
                 }
             }
         }
@@ -221,6 +254,10 @@ mod tests {
             ("/dev/nvme1n1", "/dev/nvme1n1"),
             ("/a:10GiB, /b", "/a:10.00 GiB,/b"),
             ("/dev/disk/by-path/pci-0000:00:1f.2", "/dev/disk/by-path/pci-0000:00:1f.2"),
+            (
+                "/a, nvmeof nqn=nqn.2024-01.org.example:kv traddr=10.0.0.7 transport=tcp",
+                "/a,nvmeof transport=tcp traddr=10.0.0.7 trsvcid=4420 nqn=nqn.2024-01.org.example:kv",
+            ),
         ] {
             let read = Devices::parse(text).unwrap_or_else(|| panic!("{text} is refused"));
             assert_eq!(Devices::parse(&read.render()), Some(read.clone()), "{text}");
@@ -228,6 +265,7 @@ mod tests {
         }
         assert_eq!(Devices::parse("/a,,/b"), None);
         assert_eq!(Devices::parse(""), None);
+        assert_eq!(Devices::parse("nvmeof traddr=10.0.0.7"), None);
     }
 
     #[test]
@@ -237,7 +275,7 @@ mod tests {
         let config = with(&[("data-dir", &data), ("dram", "64 MiB")]);
         let devices = config.flash_devices();
         assert_eq!(devices.len(), 1);
-        assert!(devices[0].path.starts_with(&dir));
+        assert!(devices[0].path().expect("a file").starts_with(&dir));
         let size = devices[0].size.expect("a file that is made has a length");
         assert!(size <= ByteLen::mib(256) && size >= SIZE_STEP, "{size}");
         std::fs::write(dir.join(FILE), b"already there").expect("a file for the test");

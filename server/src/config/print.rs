@@ -92,9 +92,9 @@ impl Config {
             .map(|device| match device.size {
                 Some(size) => {
                     let segment = self.flash_segment_size(Some(size));
-                    format!("{} of {size} in segments of {segment}", device.path.display())
+                    format!("{} of {size} in segments of {segment}", device.place)
                 }
-                None => format!("{}, as it is", device.path.display()),
+                None => format!("{}, as it is", device.place),
             })
             .collect();
         if devices.is_empty() { "no flash tier".to_owned() } else { devices.join(", ") }

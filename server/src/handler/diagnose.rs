@@ -7,6 +7,7 @@
 
 use super::memory::{MemoryUse, percent};
 use crate::dispatch::{Ctx, Flow};
+use crate::fabrics::State;
 use crate::node::Node;
 use crate::warm::Warm;
 use protocol::base::{ByteLen, StableMemory as _};
@@ -96,6 +97,8 @@ struct Vitals {
     memory_damaged: u64,
     /// Bytes that the manifest of a stop now would take, and that its file system has, if memory is to outlive the process.
     manifest: Option<(u64, u64)>,
+    /// Devices on other machines that are not attached, and why.
+    waiting: Vec<(String, String)>,
 }
 
 impl Vitals {
@@ -126,8 +129,18 @@ impl Vitals {
             flash_timeouts: node.stats.flash_timeouts.get(),
             memory_damaged: node.warm.as_ref().and_then(Warm::progress).map_or(0, |(_, adopted)| adopted.damaged),
             manifest: node.warm.as_ref().map(|warm| (Manifest::len_about(&node.store.usage()), warm.free().get())),
+            waiting: waiting(node),
         }
     }
+}
+
+fn waiting(node: &Node) -> Vec<(String, String)> {
+    let attachments = node.flash.as_ref().map(|flash| flash.fabrics.list()).unwrap_or_default();
+    let waiting = attachments.into_iter().filter_map(|it| match it.state {
+        State::Waiting { why } => Some((it.target.to_string(), why)),
+        State::Attached { .. } => None,
+    });
+    waiting.collect()
 }
 
 /// Bytes that the machine could still give.
@@ -137,7 +150,7 @@ fn available() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-const RULES: [fn(&Vitals) -> Option<Finding>; 20] = [
+const RULES: [fn(&Vitals) -> Option<Finding>; 21] = [
     missing_memory,
     prefault,
     watermark,
@@ -152,6 +165,7 @@ const RULES: [fn(&Vitals) -> Option<Finding>; 20] = [
     pages,
     devices_off,
     devices_full,
+    devices_waiting,
     rot,
     slow_flash,
     dropped,
@@ -410,6 +424,18 @@ fn devices_full(v: &Vitals) -> Option<Finding> {
     )
 }
 
+fn devices_waiting(v: &Vitals) -> Option<Finding> {
+    let (target, why) = v.waiting.first()?;
+    found(
+        Severity::Critical,
+        "tier-waiting",
+        format!("{} flash devices on other machines are not attached ({target}: {why}).", v.waiting.len()),
+        "Look at the target and the network to it. It is tried every few seconds; TIER LIST has its name, and TIER DETACH \
+         with that gives it up.",
+        false,
+    )
+}
+
 fn rot(v: &Vitals) -> Option<Finding> {
     let mismatches: u64 = v.devices.iter().map(|device| device.mismatches).sum();
     let rotten: u64 = v.devices.iter().map(|device| device.scrub.rotten).sum();
@@ -627,6 +653,7 @@ mod tests {
         check("writers", &|v| v.counters.crc_refused = 1);
         check("tier-off", &|v| v.devices[0].state = DeviceState::Off { why: "EIO".to_owned() });
         check("tier-full", &|v| v.devices[0].state = DeviceState::Full);
+        check("tier-waiting", &|v| v.waiting = vec![("nqn.x".to_owned(), "refused".to_owned())]);
         check("flash-rot", &|v| v.devices[0].mismatches = 1);
         check("flash-rot", &|v| v.devices[0].scrub.rotten = 1);
         check("flash-slow", &|v| v.flash_timeouts = 1);

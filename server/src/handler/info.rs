@@ -6,6 +6,7 @@ use super::memory::{MemoryUse, percent};
 use super::tier_cmd::{budget_left, scrub_percent, state_word};
 use crate::clock::unix_ms;
 use crate::dispatch::{Ctx, Flow};
+use crate::fabrics::State;
 use crate::loading::Loading;
 use crate::node::Node;
 use crate::sampler::Totals;
@@ -403,6 +404,9 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
         ),
     );
     let devices = facts.node.tier().map(|tier| tier.status()).unwrap_or_default();
+    let attachments = facts.node.flash.as_ref().map(|flash| flash.fabrics.list()).unwrap_or_default();
+    out.field("tiers_remote", attachments.len());
+    out.field("tiers_waiting", attachments.iter().filter(|it| matches!(it.state, State::Waiting { .. })).count());
     for device in &devices {
         out.field(
             format_args!("tier_flash.{}", device.id),

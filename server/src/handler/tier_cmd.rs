@@ -1,16 +1,20 @@
 //! Tiers: what there is, one more, one less.
 
 use super::memory::MemoryUse;
-use crate::config::{Device, Value as _};
+use crate::config::Value as _;
 use crate::dispatch::{Ctx, Flow};
 use crate::error::flash;
+use crate::fabrics::{Fabrics, State};
 use crate::handler::aside::Aside;
 use crate::handler::job::Job;
+use crate::node::Node;
 use protocol::base::ByteLen;
 use protocol::command::{CommandId, TierAttach, TierDetach, TierScrub};
 use protocol::resp::{ErrorWord, WireError, Writer};
 use std::path::PathBuf;
-use storage::flash::tier::{DeviceState, DeviceStatus};
+use std::sync::Arc;
+use storage::flash::fabric::Target;
+use storage::flash::tier::{DeviceState, DeviceStatus, FlashError};
 
 /// What the names of flash devices begin with.
 const FLASH: &str = "flash.";
@@ -41,8 +45,17 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let memory = MemoryUse::of(node);
     let usage = node.store.usage();
     let devices = node.tier().map(|tier| tier.status()).unwrap_or_default();
+    let fabrics = fabrics(node);
+    let attachments = fabrics.map(|fabrics| fabrics.list()).unwrap_or_default();
+    let waiting: Vec<_> = attachments
+        .iter()
+        .filter_map(|it| match &it.state {
+            State::Waiting { why } => Some((&it.target, why)),
+            State::Attached { .. } => None,
+        })
+        .collect();
     let mut reply = ctx.reply();
-    reply.array(1 + devices.len());
+    reply.array(1 + devices.len() + waiting.len());
     reply.map(7);
     reply.field("name").bulk(b"dram");
     reply.field("kind").bulk(b"dram");
@@ -53,7 +66,8 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     reply.field("objects").count(usage.objects + usage.on_both - usage.on_flash);
     for device in devices {
         let why = if let DeviceState::Off { why } = &device.state { Some(why.clone()) } else { None };
-        reply.map(29 + usize::from(why.is_some()));
+        let remote = fabrics.and_then(|fabrics| Some((fabrics, fabrics.of_device(device.id)?)));
+        reply.map(29 + usize::from(why.is_some()) + if remote.is_some() { FABRIC_FIELDS } else { 0 });
         reply.field("name").bulk_display(format_args!("{FLASH}{}", device.id));
         reply.field("kind").bulk(b"flash");
         reply.field("state").bulk(state_word(&device.state).as_bytes());
@@ -86,8 +100,30 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         reply.field("scrub-records").count(device.scrub.records);
         reply.field("scrub-rotten").count(device.scrub.rotten);
         reply.field("scrub-returned").count(device.scrub.returned);
+        if let Some((fabrics, target)) = remote {
+            fabric_fields(&mut reply, fabrics, &target);
+        }
+    }
+    for (target, why) in waiting {
+        reply.map(4 + FABRIC_FIELDS);
+        reply.field("name").bulk(target.nqn.as_bytes());
+        reply.field("kind").bulk(b"flash");
+        reply.field("state").bulk(b"waiting");
+        reply.field("why").bulk(why.as_bytes());
+        if let Some(fabrics) = fabrics {
+            fabric_fields(&mut reply, fabrics, target);
+        }
     }
     Ok(Flow::Go)
+}
+
+/// Fields of a device on another machine.
+const FABRIC_FIELDS: usize = 3;
+
+fn fabric_fields(reply: &mut Writer<'_>, fabrics: &Fabrics, target: &Target) {
+    reply.field("nvmeof").bulk_display(target);
+    reply.field("link").bulk(fabrics.link(target).as_bytes());
+    reply.field("host-nqn").bulk(fabrics.host_nqn().as_bytes());
 }
 
 /// Refuses where there is no tier to change.
@@ -98,29 +134,48 @@ fn check_tier(ctx: &Ctx<'_>) -> Result<(), WireError> {
     Err(WireError::new(ErrorWord::Denied, "this node has no flash tier: start it with a `data-dir`"))
 }
 
-/// `TIER ATTACH path [size]`
+/// `TIER ATTACH path [size]`, `TIER ATTACH nvmeof name=value … [FORMAT]`
 pub(crate) fn tier_attach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let attach = TierAttach::parse(&ctx.args)?;
     check_tier(ctx)?;
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| WireError::err("a path of this node is UTF-8"));
-    let path = PathBuf::from(text(attach.path)?);
-    if !path.is_absolute() || attach.path.contains(&b',') {
-        return Err(WireError::err("the path is absolute, and has no comma"));
+    match attach {
+        TierAttach::Path { path, size } => {
+            let path = PathBuf::from(text(path)?);
+            if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&b',') {
+                return Err(WireError::err("the path is absolute, and has no comma"));
+            }
+            let size = match size {
+                None => None,
+                Some(size) => Some(
+                    ByteLen::parse(text(size)?)
+                        .ok_or_else(|| WireError::err(format!("the size is {}", ByteLen::ALLOWED)))?,
+                ),
+            };
+            let known = ctx.node.tier().map(|tier| tier.status()).unwrap_or_default();
+            if known.iter().any(|device| device.path == path) {
+                return Err(WireError::new(ErrorWord::Exists, format!("{} is attached already", path.display())));
+            }
+            tracing::info!(client = ctx.session.client.id, "TIER ATTACH {}", path.display());
+            Ok(attach_aside(move |node| node.attach_device(path, size)))
+        }
+        TierAttach::Fabric { target, format } => {
+            let words = target.into_iter().map(text).collect::<Result<Vec<_>, _>>()?.join(" ");
+            let target: Target = words.parse().map_err(|why: String| WireError::err(format!("nvmeof: {why}")))?;
+            if fabrics(ctx.node).is_some_and(|fabrics| fabrics.list().iter().any(|it| it.target == target)) {
+                return Err(WireError::new(ErrorWord::Exists, format!("{target} is attached already")));
+            }
+            tracing::info!(client = ctx.session.client.id, format, "TIER ATTACH nvmeof {target}");
+            Ok(attach_aside(move |node| node.attach_fabric(&target, format)))
+        }
     }
-    let size = match attach.size {
-        None => None,
-        Some(size) => Some(
-            ByteLen::parse(text(size)?).ok_or_else(|| WireError::err(format!("the size is {}", ByteLen::ALLOWED)))?,
-        ),
-    };
-    let known = ctx.node.tier().map(|tier| tier.status()).unwrap_or_default();
-    if known.iter().any(|device| device.path == path) {
-        return Err(WireError::new(ErrorWord::Exists, format!("{} is attached already", path.display())));
-    }
-    tracing::info!(client = ctx.session.client.id, "TIER ATTACH {}", path.display());
-    Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::TierAttach, move |node| {
+}
+
+/// Attaching takes as long as the device, and the network to it.
+fn attach_aside(attach: impl FnOnce(&Node) -> Result<u32, FlashError> + Send + 'static) -> Flow {
+    Flow::Wait(Job::Aside(Aside::new(CommandId::TierAttach, move |node| {
         let before = node.store.len();
-        let attached = node.attach_device(Device { path, size });
+        let attached = attach(node);
         let found = node.store.len().saturating_sub(before);
         move |reply: &mut Writer<'_>| match attached {
             Ok(id) => {
@@ -130,7 +185,12 @@ pub(crate) fn tier_attach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
             }
             Err(error) => reply.wire_error(&flash(&error)),
         }
-    }))))
+    })))
+}
+
+/// Devices on other machines.
+pub(crate) fn fabrics(node: &Node) -> Option<&Arc<Fabrics>> {
+    node.flash.as_ref().map(|flash| &flash.fabrics)
 }
 
 /// The flash device of a name.
@@ -161,6 +221,26 @@ pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         return Err(WireError::new(ErrorWord::Denied, "the DRAM tier stays as long as the node runs"));
     }
     check_tier(ctx)?;
+    if let Some(fabrics) = fabrics(ctx.node)
+        && let Ok(nqn) = std::str::from_utf8(name)
+        && fabrics.list().iter().any(|it| it.target.nqn == nqn && matches!(it.state, State::Waiting { .. }))
+    {
+        let (fabrics, nqn) = (Arc::clone(fabrics), nqn.to_owned());
+        tracing::info!(client = ctx.session.client.id, "TIER DETACH {nqn}");
+        return Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::TierDetach, move |node| {
+            let given_up = fabrics.give_up(node, &nqn);
+            move |reply: &mut Writer<'_>| {
+                if given_up {
+                    reply.ok();
+                } else {
+                    reply.wire_error(&WireError::new(
+                        ErrorWord::Busy,
+                        "it was attached meanwhile: TIER LIST has its name",
+                    ));
+                }
+            }
+        }))));
+    }
     let id = device_of(ctx, name)?;
     tracing::info!(client = ctx.session.client.id, drain, "TIER DETACH {FLASH}{id}");
     Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::TierDetach, move |node| {

@@ -12,6 +12,7 @@ pub mod config;
 pub mod data_dir;
 pub mod error;
 mod fetch;
+mod holds;
 pub(in crate::flash) mod opening;
 mod scrubber;
 mod spending;
@@ -21,6 +22,7 @@ pub mod status;
 pub use config::{DeviceConfig, TierConfig};
 pub use data_dir::DataDir;
 pub use error::FlashError;
+pub use holds::{Holds, make_blank};
 pub use status::{DeviceState, DeviceStatus, Phase, Progress, ScrubStatus};
 
 use crate::Store;
@@ -248,7 +250,10 @@ impl Tier {
             return Err(FlashError::Closed);
         }
         let devices = open_all(&opening, &self.0.data_dir, std::slice::from_ref(&device))?;
-        let id = devices[0].id;
+        let Some(opened) = devices.first() else {
+            return Err(FlashError::Config(format!("{} does not open", device.path.display())));
+        };
+        let id = opened.id;
         if self.0.devices.read().iter().any(|known| known.id == id) {
             devices[0].close();
             return Err(FlashError::Config(format!("{}: device number {id} is in use", device.path.display())));
@@ -377,9 +382,12 @@ fn open_all(opening: &Opening, data_dir: &DataDir, configs: &[DeviceConfig]) -> 
         configs.iter().zip(numbers).map(|(config, number)| opening.start(config.clone(), number)).collect();
     let mut devices = Vec::new();
     let mut failed = None;
-    for started in started {
+    for (started, config) in started.into_iter().zip(configs) {
         match started.and_then(opening::Started::wait) {
             Ok(device) => devices.push(device),
+            Err(error) if config.optional => {
+                tracing::error!(%error, "{} is left out", config.path.display());
+            }
             Err(error) => failed = failed.or(Some(error)),
         }
     }

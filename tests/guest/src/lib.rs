@@ -8,5 +8,21 @@
 //! - Nothing of a guest outlives it.
 
 pub mod drive;
+pub mod log_writes;
 pub mod plan;
 pub mod report;
+pub mod target;
+
+use anyhow::{Context as _, Result, ensure};
+use std::process::Command;
+
+/// Runs a program to its end, and gives what it wrote.
+///
+/// # Errors
+/// If it fails, with what it said.
+pub fn call(words: &[&str]) -> Result<String> {
+    let output = Command::new(words[0]).args(&words[1..]).output().with_context(|| format!("start {}", words[0]))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{}: {}: {said}", words.join(" "), output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

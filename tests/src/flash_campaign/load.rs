@@ -8,6 +8,7 @@
 use super::ledger::Ledger;
 use crate::payload;
 use crate::raw::{Raw, Value};
+use crate::server::patience;
 use anyhow::{Context as _, bail, ensure};
 use client::{Choice, Client, ClientError, Options, PutOptions};
 use rand::rngs::StdRng;
@@ -133,7 +134,7 @@ impl Load {
 
 fn options(addr: SocketAddr) -> anyhow::Result<Options> {
     let mut options = Options::new(addr.to_string().parse()?).via(Choice::Tcp);
-    options.deadline = Duration::from_secs(30);
+    options.deadline = patience(Duration::from_secs(30));
     options.streams = 1;
     Ok(options)
 }

@@ -66,7 +66,8 @@ const PATH_RULES: &[PathRule] = &[
 ];
 
 /// Below these, storage waits for devices, and asks how long it has waited. What time objects live by is a parameter there too.
-const WAITS: &[&str] = &["storage/src/flash/engine", "storage/src/flash/meta", "storage/src/flash/tier"];
+const WAITS: &[&str] =
+    &["storage/src/flash/engine", "storage/src/flash/fabric", "storage/src/flash/meta", "storage/src/flash/tier"];
 
 /// Every arrow that points the wrong way.
 pub(crate) fn find_wrong() -> Result<Vec<String>> {

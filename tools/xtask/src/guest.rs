@@ -68,6 +68,7 @@ const MODULES: &[&str] = &[
     "loop",
     "dm_log_writes",
     "dm_flakey",
+    "dm_snapshot",
     "dm_delay",
     "ext4",
     "configfs",

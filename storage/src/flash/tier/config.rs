@@ -19,6 +19,8 @@ pub struct DeviceConfig {
     pub depth: usize,
     /// Bytes that may be written in a day before admission becomes choosy; `None` for no limit.
     pub write_budget_per_day: Option<ByteLen>,
+    /// The tier opens without it if it does not open.
+    pub optional: bool,
 }
 
 impl DeviceConfig {
@@ -31,6 +33,7 @@ impl DeviceConfig {
             engine: EngineKind::Auto,
             depth: 32,
             write_budget_per_day: None,
+            optional: false,
         }
     }
 }

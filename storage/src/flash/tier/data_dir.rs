@@ -18,6 +18,7 @@ const SERVED: &str = "served-epoch";
 /// Names the life whose memory rests (see `crate::warm`). A power cut may bring it back, but not that memory.
 const MEMORY: &str = "memory-at-rest";
 const NUMBERS: &str = "next-device";
+const HOST: &str = "host-id";
 
 /// A locked data directory. The lock ends with the value, and with the process.
 #[derive(Debug)]
@@ -45,6 +46,21 @@ impl DataDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A UUID by which other machines know this server, the same at each boot.
+    ///
+    /// # Errors
+    /// [`FlashError::Io`] if it cannot be kept.
+    pub fn host_id(&self) -> Result<String, FlashError> {
+        let known = fs::read_to_string(self.path.join(HOST)).unwrap_or_default();
+        if known.trim().len() == 36 {
+            return Ok(known.trim().to_owned());
+        }
+        let fresh = random_uuid();
+        self.replace(HOST, format!("{fresh}\n").as_bytes())
+            .map_err(|error| FlashError::io(format!("write to {}", self.path.display()), error))?;
+        Ok(fresh)
     }
 
     /// The number of this boot: one more than the highest that this directory or one of the devices knows. Call it once,
@@ -130,6 +146,13 @@ impl DataDir {
         fs::rename(&fresh, self.path.join(name))?;
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// A UUID of version 4 (RFC 9562).
+fn random_uuid() -> String {
+    let bits = (rand::random::<u128>() & !(0xf << 76 | 0x3 << 62)) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 /// What a device says of itself, if it is a device of ours.

@@ -1,6 +1,8 @@
 //! Why the tier could not do what was asked. A record that proved unreadable is not here: it is a miss.
 
+use super::Holds;
 use crate::error::StoreError;
+use crate::flash::fabric::FabricError;
 use std::io;
 use std::path::PathBuf;
 
@@ -54,6 +56,17 @@ pub enum FlashError {
     NoDevice {
         /// As asked.
         id: u32,
+    },
+    /// A namespace on another machine cannot be had.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// It would have to be formatted, and nobody said so.
+    #[error("{path} {holds}: it is not used before `TIER ATTACH … FORMAT` says that what is there may go")]
+    Unformatted {
+        /// The device.
+        path: PathBuf,
+        /// What was found.
+        holds: Holds,
     },
     /// The tier is being closed.
     #[error("the flash tier is closed")]

@@ -5,17 +5,19 @@
 //! `model@kv_rank@object_group@hash[@salt]` of its L2 adapters, where the salt is the tenant.
 //!
 //! Invariants:
-//! - A tick looks at [`STEP`] objects at most.
+//! - A tick looks at [`STEP`] objects at most, and rounds begin [`ROUND`] apart at least: a small index costs next to nothing.
 //! - At most [`NAMES_MAX`] models and as many tenants are told apart; what comes after is counted under [`OTHER`].
 
 use crate::node::Node;
 use parking_lot::Mutex;
-use protocol::base::Instant;
+use protocol::base::{Instant, Millis};
 use std::collections::HashMap;
 use storage::Surveyed;
 
 /// Objects of one tick, of which there are ten a second.
 const STEP: usize = 1024;
+/// From the beginning of one round to that of the next.
+const ROUND: Millis = Millis(2_000);
 /// Names told apart in one round.
 const NAMES_MAX: usize = 256;
 /// Longest name that is kept whole.
@@ -48,6 +50,8 @@ pub(crate) struct Counts {
 #[derive(Debug, Default)]
 struct Round {
     cursor: u64,
+    /// When the next one may begin.
+    next: Option<Instant>,
     counts: Counts,
 }
 
@@ -117,7 +121,13 @@ impl Census {
     /// Goes on with the round. Called by upkeep.
     pub(crate) fn tick(&self, node: &Node, now: Instant) {
         let mut round = self.round.lock();
-        let Round { cursor, counts } = &mut *round;
+        let Round { cursor, next, counts } = &mut *round;
+        if *cursor == 0 {
+            if next.is_some_and(|next| now < next) {
+                return;
+            }
+            *next = Some(now + ROUND);
+        }
         *cursor = node.store.survey(now, *cursor, STEP, |key, object| counts.add(key, object));
         if *cursor == 0 {
             *self.last.lock() = std::mem::take(counts);

@@ -19,6 +19,7 @@ mod modify;
 mod node;
 mod object;
 mod pin;
+mod pubsub;
 mod rdma;
 #[cfg(test)]
 mod roundtrip;

@@ -32,7 +32,7 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use storage::{Account, Reservation, StoreError};
 use stream::{Detached, Stream};
@@ -298,6 +298,9 @@ impl Conn {
     async fn fill(&mut self) -> io::Result<Option<Next>> {
         let Self { stream, state } = self;
         poll_fn(|cx| {
+            if state.has_mail(cx) {
+                return Poll::Ready(Ok(Some(Next::Flush)));
+            }
             SCRATCH.with_borrow_mut(|scratch| {
                 let most = if state.receiving { SCRATCH_LEN_BULKY } else { SCRATCH_LEN };
                 let count = std::task::ready!(stream.poll_read(cx, &mut scratch[..most]))?;
@@ -560,6 +563,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Takes messages for this client to its output, if there are any; it is woken by the next one.
+    fn has_mail(&mut self, cx: &Context<'_>) -> bool {
+        let Some(listening) = &self.session.listening else { return false };
+        if listening.mailbox.poll(cx).is_pending() {
+            return false;
+        }
+        self.session.deliver(&mut self.output);
+        true
     }
 
     /// Runs what the connection's own buffer holds.

@@ -12,7 +12,7 @@ use crate::error::refused;
 use crate::handler;
 use crate::handler::alone::Brought;
 pub(crate) use crate::handler::job::Job;
-use crate::handler::multi;
+use crate::handler::{multi, pubsub};
 use crate::node::Node;
 use crate::session::{ReplyMode, Session};
 use crate::slow::SLOW;
@@ -207,6 +207,14 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
         ctx.reply().wire_error(&error);
         return Flow::Go;
     }
+    if ctx.session.listening.is_some()
+        && let Err(error) = pubsub::check_subscriber(ctx, spec)
+    {
+        bump(&stat.rejected, 1);
+        ctx.stats.error(error.word());
+        ctx.reply().wire_error(&error);
+        return Flow::Go;
+    }
     if ctx.session.multi.is_some() && ctx.alone.is_none() {
         let queued =
             if known { spec.check_arity(ctx.args.len()).and_then(|()| multi::queue(ctx, spec)) } else { Ok(false) };
@@ -221,6 +229,9 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
                 return Flow::Go;
             }
         }
+    }
+    if ctx.node.pubsub.is_monitored() && known && spec.id != CommandId::Exec {
+        pubsub::show(ctx.node, ctx.session, spec, ctx.args);
     }
     let started = may_be_slow(spec).then(std::time::Instant::now);
     let result = if known {

@@ -5,6 +5,7 @@ pub(crate) mod aside;
 pub(crate) mod attach;
 pub(crate) mod checked;
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod command_cmd;
 pub(crate) mod config_cmd;
 pub(crate) mod connection;
@@ -26,6 +27,7 @@ pub(crate) mod multi;
 pub(crate) mod node_cmd;
 pub(crate) mod object;
 pub(crate) mod pin;
+pub(crate) mod pubsub;
 pub(crate) mod rework;
 pub(crate) mod server;
 pub(crate) mod string;
@@ -33,6 +35,7 @@ pub(crate) mod tier_cmd;
 pub(crate) mod untouched;
 
 use crate::dispatch::{Ctx, Flow};
+use crate::pubsub::Kind;
 use protocol::command::{CommandId as Id, Spec};
 use protocol::resp::WireError;
 
@@ -111,6 +114,24 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::ExpireTime | Id::PExpireTime => expire::expire_time(ctx, spec.id),
         Id::Persist => expire::persist(ctx),
 
+        Id::Subscribe => pubsub::subscribe(ctx, Kind::Channel),
+        Id::PSubscribe => pubsub::subscribe(ctx, Kind::Pattern),
+        Id::Unsubscribe => pubsub::unsubscribe(ctx, Kind::Channel),
+        Id::PUnsubscribe => pubsub::unsubscribe(ctx, Kind::Pattern),
+        Id::Publish => pubsub::publish(ctx),
+        Id::PubSubChannels => pubsub::pubsub_channels(ctx),
+        Id::PubSubNumSub => pubsub::pubsub_num_sub(ctx),
+        Id::PubSubNumPat => pubsub::pubsub_num_pat(ctx),
+        Id::Monitor => pubsub::monitor(ctx),
+        Id::ClusterInfo
+        | Id::ClusterMyId
+        | Id::ClusterNodes
+        | Id::ClusterSlots
+        | Id::ClusterShards
+        | Id::ClusterKeySlot => cluster::cluster(ctx, spec.id),
+        Id::ClusterCountKeysInSlot | Id::ClusterGetKeysInSlot => cluster::keys_in_slot(ctx, spec.id),
+        Id::Asking | Id::ReadOnly | Id::ReadWrite => cluster::accept(ctx),
+
         Id::Multi => multi::multi(ctx),
         Id::Exec => multi::exec(ctx),
         Id::Discard => multi::discard(ctx),
@@ -184,6 +205,8 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         | Id::Latency
         | Id::Module
         | Id::Function
+        | Id::PubSub
+        | Id::Cluster
         | Id::Debug => Err(WireError::arity(spec.full_name)),
     }
 }

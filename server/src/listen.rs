@@ -246,6 +246,7 @@ fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: 
         reply_mode: ReplyMode::On,
         multi: None,
         watched: Vec::new(),
+        listening: None,
         owns_bond: true,
     };
     let worker = node.workers().place();

@@ -11,6 +11,7 @@ use crate::config::{Config, PromoteOn, ShmWrite};
 use crate::flash::Flash;
 use crate::gate::Gates;
 use crate::pause::Pause;
+use crate::pubsub::PubSub;
 use crate::rdma::Rdma;
 use crate::sampler::Sampler;
 use crate::slow::Slow;
@@ -63,6 +64,9 @@ pub struct Node {
     pub(crate) census: Census,
     pub(crate) slow: Slow,
     pub(crate) pause: Pause,
+    pub(crate) pubsub: PubSub,
+    /// Whether it answers as a cluster of one node.
+    pub(crate) cluster_enabled: bool,
     pub(crate) upkeep: Upkeep,
     pub(crate) tls: Tls,
     /// The flash tier, if this node has one.
@@ -189,7 +193,8 @@ impl Node {
             sending: AtomicU64::new(0),
             waiting_max: config.dram_total().get() / 100 * u64::from(config.output_total_percent.0),
         };
-        Ok(Arc::new(Self {
+        let classes = config.notify_keyspace_events;
+        let node = Arc::new(Self {
             id,
             boot_id,
             store,
@@ -205,6 +210,8 @@ impl Node {
             census: Census::default(),
             slow: Slow::default(),
             pause: Pause::default(),
+            pubsub: PubSub::default(),
+            cluster_enabled: config.cluster_enabled,
             upkeep: Upkeep::default(),
             tls,
             flash,
@@ -219,7 +226,9 @@ impl Node {
             stop: Notify::new(),
             hot,
             config: RwLock::new(config),
-        }))
+        });
+        node.set_event_classes(classes);
+        Ok(node)
     }
 
     /// Now, by the node's clock.
@@ -277,6 +286,7 @@ impl Node {
         self.store.set_probe_grace(config.probe_grace_ms);
         self.hot.output_pause.store(config.output_pause_len.get(), Ordering::Relaxed);
         self.hot.needs_auth.store(!config.requirepass.is_empty(), Ordering::Relaxed);
+        self.set_event_classes(config.notify_keyspace_events);
     }
 
     pub(crate) fn workers(&self) -> &Workers {

@@ -7,6 +7,7 @@
 
 use crate::handler::alone::Watched;
 use crate::handler::multi::Queue;
+use crate::handler::pubsub::Listening;
 use crate::node::Node;
 use parking_lot::Mutex;
 use protocol::base::{GrantId, Instant, Millis, SessionId};
@@ -199,6 +200,9 @@ pub(crate) struct ClientInfo {
     /// Bytes of commands queued by `MULTI`, how many, and since when one of them holds a slot (0: none does).
     pub(crate) queued: AtomicU64,
     pub(crate) multi: AtomicI64,
+    /// Bytes of messages that wait, and how many channels (high half) and patterns it listens to.
+    pub(crate) posted: AtomicU64,
+    pub(crate) subscribed: AtomicU64,
     pub(crate) held_since_ms: AtomicU64,
     pub(crate) resp3: AtomicBool,
     pub(crate) no_evict: AtomicBool,
@@ -251,6 +255,8 @@ impl ClientInfo {
             buffered: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             multi: AtomicI64::new(-1),
+            posted: AtomicU64::new(0),
+            subscribed: AtomicU64::new(0),
             held_since_ms: AtomicU64::new(0),
             resp3: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
@@ -277,7 +283,10 @@ impl ClientInfo {
 
     /// Bytes that it makes the server hold.
     pub(crate) fn held(&self) -> u64 {
-        [&self.pending, &self.buffered, &self.queued].iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+        [&self.pending, &self.buffered, &self.queued, &self.posted]
+            .iter()
+            .map(|bytes| bytes.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Whether it was ended, and may not know it yet.
@@ -313,12 +322,15 @@ pub(crate) struct Session {
     pub(crate) multi: Option<Box<Queue>>,
     /// What `EXEC` has to find unchanged.
     pub(crate) watched: Vec<(Box<[u8]>, Watched)>,
+    /// What it listens to.
+    pub(crate) listening: Option<Box<Listening>>,
     /// A ring ends with the Unix socket that it was made on, and does not end the bond.
     pub(crate) owns_bond: bool,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.stop_listening();
         self.node.clients.remove(self.client.id);
         if self.owns_bond {
             self.bond.close(&self.node);

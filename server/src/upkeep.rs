@@ -86,6 +86,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         tick.tick().await;
         let now = node.now();
         node.look(now, || true);
+        node.tell_events();
         let since = sampled.elapsed();
         if since < SAMPLE_EVERY {
             continue;

@@ -33,6 +33,7 @@ pub use dram::space::Fragmentation;
 pub use error::StoreError;
 pub use place::{PAGE, SEGMENT_LEN_MAX};
 pub use shard::Counters;
+pub use shard::event::Event;
 pub use shard::grant::{Committed, Condition, GRANT_SPAN_MAX, Terms};
 pub use slot::Account;
 pub use store::Store;

@@ -10,6 +10,7 @@
 //! - Side tables hold an item for an entry exactly while the entry's flag says so.
 
 pub(crate) mod adopt;
+pub(crate) mod event;
 pub(crate) mod evict;
 pub(crate) mod expiry;
 pub(crate) mod flash;
@@ -137,6 +138,7 @@ pub(crate) struct Shard {
     live_bytes: u64,
     doomed_bytes: u64,
     pub(crate) counters: Counters,
+    pub(crate) events: event::Events,
     published: [u64; 3],
 }
 
@@ -158,6 +160,7 @@ impl Shard {
             live_bytes: 0,
             doomed_bytes: 0,
             counters: Counters::default(),
+            events: event::Events::default(),
             published: [0; 3],
         }
     }
@@ -183,6 +186,7 @@ impl Shard {
         let index = self.find_any(key, space)?;
         if self.expiry(index).is_some_and(|at| at <= now) {
             self.counters.expired += 1;
+            self.note_event(event::Event::Expired, index, space);
             self.unlink(index, space);
             return None;
         }
@@ -434,6 +438,7 @@ impl Shard {
             + self.grants.bytes()
             + self.slabs.bytes()
             + self.flash.index_bytes()
+            + self.events.bytes()
     }
 
     /// Checks every invariant of the module's text. For tests and simulations: it looks at every entry.

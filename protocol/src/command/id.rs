@@ -33,6 +33,12 @@ command_ids! {
     Ttl Pttl Expire PExpire ExpireAt PExpireAt ExpireTime PExpireTime Persist
     Object ObjectEncoding ObjectIdleTime ObjectFreq ObjectRefCount ObjectHelp
     Wait
+    // Messages.
+    Subscribe Unsubscribe PSubscribe PUnsubscribe Publish
+    PubSub PubSubChannels PubSubNumSub PubSubNumPat Monitor
+    // Clusters.
+    Cluster ClusterInfo ClusterMyId ClusterNodes ClusterSlots ClusterShards ClusterKeySlot ClusterCountKeysInSlot
+    ClusterGetKeysInSlot Asking ReadOnly ReadWrite
     // Transactions.
     Multi Exec Discard Watch Unwatch
     // The connection.

@@ -34,6 +34,8 @@ bitflags! {
         const MAY_REPLICATE = 1 << 11;
         /// Not queued by `MULTI`, and refused within it.
         const NO_MULTI = 1 << 12;
+        /// About messages.
+        const PUBSUB = 1 << 13;
     }
 
     /// Which groups of an access-control rule a command belongs to.
@@ -61,13 +63,15 @@ bitflags! {
         const CONNECTION = 1 << 9;
         /// Transactions.
         const TRANSACTION = 1 << 10;
+        /// Messages.
+        const PUBSUB = 1 << 11;
     }
 }
 
 impl Flags {
     /// The words of `COMMAND INFO`.
     pub fn words(self) -> impl Iterator<Item = &'static str> {
-        const WORDS: [(Flags, &str); 13] = [
+        const WORDS: [(Flags, &str); 14] = [
             (Flags::WRITE, "write"),
             (Flags::READONLY, "readonly"),
             (Flags::DENYOOM, "denyoom"),
@@ -81,6 +85,7 @@ impl Flags {
             (Flags::SKIP_MONITOR, "skip_monitor"),
             (Flags::MAY_REPLICATE, "may_replicate"),
             (Flags::NO_MULTI, "no_multi"),
+            (Flags::PUBSUB, "pubsub"),
         ];
         WORDS.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, word)| word)
     }
@@ -88,7 +93,7 @@ impl Flags {
 
 impl Acl {
     /// Every group and its name, without the `@`.
-    pub const WORDS: [(Self, &'static str); 11] = [
+    pub const WORDS: [(Self, &'static str); 12] = [
         (Self::KEYSPACE, "keyspace"),
         (Self::READ, "read"),
         (Self::WRITE, "write"),
@@ -100,6 +105,7 @@ impl Acl {
         (Self::DANGEROUS, "dangerous"),
         (Self::CONNECTION, "connection"),
         (Self::TRANSACTION, "transaction"),
+        (Self::PUBSUB, "pubsub"),
     ];
 
     /// The names of these groups, without the `@`.
@@ -125,6 +131,10 @@ pub enum Group {
     Generic,
     /// Commands that run together.
     Transactions,
+    /// Messages.
+    PubSub,
+    /// Clusters.
+    Cluster,
     /// The connection.
     Connection,
     /// The server, as Redis has it.
@@ -144,6 +154,8 @@ impl Group {
             Self::String => "string",
             Self::Generic => "generic",
             Self::Transactions => "transactions",
+            Self::PubSub => "pubsub",
+            Self::Cluster => "cluster",
             Self::Connection => "connection",
             Self::Server => "server",
             Self::Scripting => "scripting",
@@ -311,6 +323,14 @@ impl Spec {
         self.flags = self.flags.union(Flags::WRITE);
         self.acl = self.acl.union(Acl::WRITE);
         self.with_keys(keys)
+    }
+
+    /// About messages.
+    #[must_use]
+    pub(super) const fn pubsub(mut self) -> Self {
+        self.flags = self.flags.union(Flags::PUBSUB);
+        self.acl = self.acl.union(Acl::PUBSUB);
+        self
     }
 
     /// About transactions.

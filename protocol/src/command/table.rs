@@ -3,11 +3,13 @@
 //! Role: the families' entries in one list and a hash table over their names that the compiler builds.
 
 use super::Spec;
-use super::{connection, generic, keyspace, lease, modify, node, object, pin, server, session, string, transaction};
+use super::{
+    connection, generic, keyspace, lease, modify, node, object, pin, pubsub, server, session, string, transaction,
+};
 use crate::resp::{Args, WireError};
 
 /// One slice a family, in the order of the documentation.
-const FAMILIES: [&[Spec]; 13] = [
+const FAMILIES: [&[Spec]; 14] = [
     object::SPECS,
     lease::SPECS,
     pin::SPECS,
@@ -19,6 +21,7 @@ const FAMILIES: [&[Spec]; 13] = [
     keyspace::SPECS,
     super::expire::SPECS,
     transaction::SPECS,
+    pubsub::SPECS,
     connection::SPECS,
     server::SPECS,
 ];

@@ -34,7 +34,6 @@ static ALIASES: &[Alias] = &[
     constant("save", |_| String::new()),
     constant("appendonly", |_| "no".to_owned()),
     constant("databases", |_| "1".to_owned()),
-    constant("cluster-enabled", |_| "no".to_owned()),
     constant("maxmemory-policy", |_| "allkeys-lru".to_owned()),
 ];
 

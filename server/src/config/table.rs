@@ -9,6 +9,7 @@ use super::value::{
     ShmWrite, TlsClients, Value,
 };
 use super::{Machine, Origin};
+use crate::events::EventClasses;
 use protocol::base::{ByteLen, Millis};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -217,6 +218,10 @@ settings! {
         Runtime timeout: Seconds = "0", "1" to "31536000", or "0" is "never";
         /// Seconds between TCP keep-alive probes, so that clients of dead machines give their memory back.
         Runtime tcp_keepalive: Seconds = "300", "1" to "32767", or "0" is "off";
+        /// Whether it answers `CLUSTER` as a cluster of one node that has every slot, for clients that speak to nothing else.
+        Start cluster_enabled: bool = "no";
+        /// Which events of keys are told on channels, by the letters that Redis has for them and `T` for moves between the tiers.
+        Runtime notify_keyspace_events: EventClasses = "";
         /// Worker threads, each with connections of its own. 0 is one a core.
         Start workers: usize = "0", "1" to "1024", or "0" is "one a core";
         /// File that holds the process id while the server runs. `none` writes none.

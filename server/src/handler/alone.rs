@@ -205,6 +205,9 @@ impl Alone {
                 later.push_back(Part::Later(job));
             }
         }
+        if self.exec.is_some() && node.pubsub.is_monitored() {
+            super::pubsub::show_exec(&node, session);
+        }
         (!later.is_empty()).then_some(later)
     }
 }

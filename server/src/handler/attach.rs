@@ -128,6 +128,7 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
         reply_mode: ReplyMode::On,
         multi: None,
         watched: Vec::new(),
+        listening: None,
         owns_bond: false,
     };
     client.bulky.store(true, std::sync::atomic::Ordering::Relaxed);

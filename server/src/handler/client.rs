@@ -66,12 +66,14 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     let age = now_ms.saturating_sub(client.since_ms) / 1000;
     let idle = now_ms.saturating_sub(client.active_ms.load(Ordering::Relaxed)) / 1000;
     let pending = client.pending.load(Ordering::Relaxed);
+    let subscribed = client.subscribed.load(Ordering::Relaxed);
     let (multi, queued) = (client.multi.load(Ordering::Relaxed), client.queued.load(Ordering::Relaxed));
     let command = spec_at(client.last_command.load(Ordering::Relaxed)).map_or("NULL", |spec| spec.full_name);
     let resp = if client.resp3.load(Ordering::Relaxed) { 3 } else { 2 };
     let words = client.words.lock().clone();
     let mut flags = String::new();
     for (set, flag) in [
+        (subscribed > 0, 'P'),
         (multi >= 0, 'x'),
         (laddr.starts_with('/'), 'U'),
         (client.no_evict.load(Ordering::Relaxed), 'e'),
@@ -86,11 +88,13 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     }
     writeln!(
         text,
-        "id={id} addr={addr} laddr={laddr} fd={fd} name={} age={age} idle={idle} flags={flags} db=0 sub=0 psub=0 ssub=0 \
+        "id={id} addr={addr} laddr={laddr} fd={fd} name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub=0 \
          multi={multi} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl={pending} oll=0 omem=0 tot-mem={pending} \
          events=r cmd={command} user={USER} redir=-1 resp={resp} lib-name={} lib-ver={} tot-net-in={} tot-net-out={} \
          tot-cmds={} worker={}",
         words.name,
+        subscribed >> 32,
+        subscribed & 0xffff_ffff,
         words.lib_name,
         words.lib_ver,
         client.bytes_in.load(Ordering::Relaxed),

@@ -1,6 +1,7 @@
 //! The connection itself: who is there, in which protocol, and its end.
 
 use crate::dispatch::{Ctx, Flow};
+use crate::node::Node;
 use crate::session::{ReplyMode, Session};
 use protocol::command::{Words, parse_i64};
 use protocol::resp::{ErrorWord, WireError};
@@ -17,6 +18,13 @@ pub(crate) const USER: &str = "default";
 pub(crate) fn ping(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let args = ctx.args;
     match args.len() {
+        // Replies look like messages to a subscriber in RESP2.
+        1 | 2 if ctx.session.is_subscriber(ctx.output) => {
+            let mut reply = ctx.output.writer();
+            reply.array(2);
+            reply.bulk(b"pong");
+            reply.bulk(args.bytes(1).unwrap_or_default());
+        }
         1 => ctx.reply().simple("PONG"),
         2 => ctx.output.writer().bulk(args.bytes(1).ok_or_else(WireError::syntax)?),
         _ => return Err(WireError::arity("ping")),
@@ -84,6 +92,7 @@ pub(crate) fn hello(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         client.words.lock().name = name;
     }
     let id = client.id;
+    let mode = mode(ctx.node);
     let mut reply = ctx.output.writer();
     let proto = if reply.is_resp3() { 3 } else { 2 };
     reply.map(7);
@@ -91,10 +100,15 @@ pub(crate) fn hello(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     reply.field("version").bulk(REDIS_VERSION.as_bytes());
     reply.field("proto").integer(proto);
     reply.field("id").count(id);
-    reply.field("mode").bulk(b"standalone");
+    reply.field("mode").bulk(mode.as_bytes());
     reply.field("role").bulk(b"master");
     reply.field("modules").array(0);
     Ok(Flow::Relimit)
+}
+
+/// The word for how it serves.
+pub(crate) fn mode(node: &Node) -> &'static str {
+    if node.cluster_enabled { "cluster" } else { "standalone" }
 }
 
 /// `AUTH [user] password`
@@ -158,6 +172,7 @@ pub(crate) fn reset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let session = &mut *ctx.session;
     session.reply_mode = ReplyMode::On;
     session.leave_multi();
+    session.stop_listening();
     session.watched.clear();
     session.authenticated = !ctx.node.hot.needs_auth.load(Ordering::Relaxed);
     session.client.no_evict.store(false, Ordering::Relaxed);

@@ -6,6 +6,7 @@ use super::rework::{Argument, old_of};
 use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
+use crate::events::GENERIC;
 use crate::handler::job::Job;
 use crate::rdb::{self, Encoder, Refusal};
 use crate::session::Session;
@@ -101,7 +102,10 @@ pub(crate) fn restore(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         done => done,
     };
     match done {
-        Ok(_) => ctx.reply().ok(),
+        Ok(_) => {
+            ctx.node.notify(GENERIC, "restore", request.key);
+            ctx.reply().ok();
+        }
         Err(StoreError::Exists { .. }) => return Err(busy()),
         Err(error) => return Err(refused(error)),
     }

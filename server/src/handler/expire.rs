@@ -3,6 +3,7 @@
 //! The store counts in nanoseconds since the machine booted, people in milliseconds since 1970: the two meet here.
 
 use crate::dispatch::{Ctx, Flow};
+use crate::events::GENERIC;
 use crate::node::Node;
 use protocol::base::{Instant, Millis};
 use protocol::command::{CommandId, Expire, ExpireAt, ExpireCondition};
@@ -115,6 +116,9 @@ pub(crate) fn expire(ctx: &mut Ctx<'_>, command: CommandId) -> Result<Flow, Wire
         allows(request.condition, present.map(|present| to_unix(present, clocks)), to_unix(at, clocks))
     };
     let done = ctx.node.store.expire(now, request.key, Some(at), allow);
+    if done {
+        ctx.node.notify(GENERIC, if at <= now { "del" } else { "expire" }, request.key);
+    }
     ctx.reply().integer(done.into());
     Ok(Flow::Go)
 }
@@ -132,6 +136,9 @@ fn allows(condition: ExpireCondition, present: Option<u64>, at: u64) -> bool {
 pub(crate) fn persist(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let key = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
     let done = ctx.node.store.expire(ctx.now, key, None, |present| present.is_some());
+    if done {
+        ctx.node.notify(GENERIC, "persist", key);
+    }
     ctx.reply().integer(done.into());
     Ok(Flow::Go)
 }

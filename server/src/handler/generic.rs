@@ -1,6 +1,7 @@
 //! Keys, whatever they hold.
 
 use crate::dispatch::{Ctx, Flow};
+use crate::events::GENERIC;
 use crate::glob::Glob;
 use crate::handler::aside::{Aside, OBJECTS_MAX};
 use crate::handler::job::Job;
@@ -35,7 +36,13 @@ pub(crate) fn exists(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 
 /// `DEL key …`
 pub(crate) fn del(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    count(ctx, |node, now, key| node.store.remove(now, key))
+    count(ctx, |node, now, key| {
+        let removed = node.store.remove(now, key);
+        if removed {
+            node.notify(GENERIC, "del", key);
+        }
+        removed
+    })
 }
 
 /// `UNLINK key …`
@@ -79,6 +86,14 @@ fn walk(
             return cursor;
         }
     }
+}
+
+/// Hands every key to `each`, some of them twice perhaps.
+pub(super) fn every_key(node: &Node, now: Instant, mut each: impl FnMut(&[u8])) {
+    walk(node, now, 0, u64::MAX, |key| {
+        each(key);
+        ControlFlow::Continue(())
+    });
 }
 
 /// All keys that match, or how many bytes of keys are too many.

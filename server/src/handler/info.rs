@@ -60,7 +60,7 @@ static SECTIONS: [Section; 17] = [
     section("Leases", leases),
     section("Transfers", transfers),
     on_demand("Workers", workers),
-    section("Cluster", |out, _| out.field("cluster_enabled", 0)),
+    section("Cluster", |out, facts| out.field("cluster_enabled", u8::from(facts.node.cluster_enabled))),
     section("Keyspace", keyspace),
 ];
 
@@ -143,7 +143,7 @@ fn server(out: &mut Fields, facts: &Facts<'_>) {
     out.field("redis_git_sha1", "00000000");
     out.field("redis_git_dirty", 0);
     out.field("redis_build_id", 0);
-    out.field("redis_mode", "standalone");
+    out.field("redis_mode", super::connection::mode(node));
     out.field(
         "os",
         format_args!(

@@ -121,7 +121,9 @@ impl Sealing {
         }
         let crc = fill(self.source.as_ref(), guard.span()).await;
         let _entered = session.node.gates().enter(session.worker());
-        guard.finish(session.node.now(), self.claimed, crc).map_err(refused)
+        let committed = guard.finish(session.node.now(), self.claimed, crc).map_err(refused)?;
+        session.node.notify_set(&committed.key, None);
+        Ok(committed)
     }
 }
 
@@ -190,7 +192,11 @@ impl Job {
                 let durable = storing.durable;
                 let committed = {
                     let _entered = session.node.gates().enter(session.worker());
-                    storing.publish(session.node.now(), crc).map_err(refused)
+                    let committed = storing.publish(session.node.now(), crc);
+                    if let Ok(committed) = &committed {
+                        session.node.notify_set(&committed.key, None);
+                    }
+                    committed.map_err(refused)
                 };
                 reply(output, settle(&session.node, committed, durable).await);
             }

@@ -6,6 +6,7 @@ use super::rework::Argument;
 use super::string::{self, reply_earlier, value};
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
+use crate::events::GENERIC;
 use protocol::command::{CommandId, GetEx, GetExpiry, SetExpiry, check_key, set_ex_time};
 use protocol::resp::WireError;
 use storage::{Condition, Found, StoreError, Terms};
@@ -27,6 +28,9 @@ fn reply_found(ctx: &mut Ctx<'_>, found: Option<Found>) -> Flow {
 pub(crate) fn get_del(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let key = ctx.word(1)?;
     let found = ctx.node.store.take(ctx.now, key, ctx.node.arena.is_some());
+    if found.is_some() {
+        ctx.node.notify(GENERIC, "del", key);
+    }
     Ok(reply_found(ctx, found))
 }
 
@@ -40,7 +44,15 @@ pub(crate) fn get_ex(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         GetExpiry::Set(SetExpiry::AtUnix(at)) => Some(instant_of_unix(ctx.node, at)),
     };
     let found = ctx.node.store.read_and_expire(ctx.now, request.key, expires, ctx.node.arena.is_some());
-    Ok(reply_found(ctx, found))
+    if let Some(before) = &found {
+        match expires {
+            None if before.expires.is_none() => {}
+            None => ctx.node.notify(GENERIC, "persist", request.key),
+            Some(expires) if expires <= ctx.now => ctx.node.notify(GENERIC, "del", request.key),
+            Some(_) => ctx.node.notify(GENERIC, "expire", request.key),
+        }
+    }
+    Ok(reply_found(ctx, found.map(|before| before.found)))
 }
 
 /// `GETSET key value`
@@ -120,7 +132,8 @@ pub(crate) fn mset_nx(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         slots.push((slot, crc));
     }
     for (slot, crc) in slots {
-        slot.publish(ctx.now, crc, &Terms::default()).map_err(refused)?;
+        let written = slot.publish(ctx.now, crc, &Terms::default()).map_err(refused)?;
+        ctx.node.notify_set(&written.key, None);
     }
     ctx.reply().integer(1);
     Ok(Flow::Go)

@@ -192,6 +192,7 @@ fn put_from(ctx: &mut Ctx<'_>, put: &Put<'_>, terms: Terms, claimed: Crc, from: 
     }
     ctx.node.stats.shm_in.add(put.len.get());
     let committed = storing.store_now(ctx.now).map_err(refused)?;
+    ctx.node.notify_set(&committed.key, None);
     write_committed(&mut ctx.reply(), &committed);
     Ok(Flow::Go)
 }
@@ -244,7 +245,11 @@ pub(crate) fn commit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         Ok(sealing) if sealing.durable || sealing.pull.is_some() || sealing.guard.span().len() > PIECE_LEN_MAX => {
             return Ok(Flow::Wait(Job::Seal(Box::new(sealing))));
         }
-        Ok(sealing) => sealing.seal_now(ctx.now).map_err(refused)?,
+        Ok(sealing) => {
+            let committed = sealing.seal_now(ctx.now).map_err(refused)?;
+            ctx.node.notify_set(&committed.key, None);
+            committed
+        }
     };
     write_committed(&mut ctx.reply(), &committed);
     Ok(Flow::Go)

@@ -18,6 +18,7 @@ use crate::conn::{Taken, reserve};
 use crate::decimal;
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
+use crate::events::{GENERIC, STRING};
 use crate::node::Node;
 use crate::session::Session;
 use protocol::base::{Crc, Generation, Instant, copy_from};
@@ -298,6 +299,17 @@ impl Rework {
     fn published(&self, node: &Node, now: Instant, generation: Option<Generation>) {
         if let (What::Rename { .. }, Some(generation)) = (self.what, generation) {
             node.store.remove_if(now, &self.key, generation);
+        }
+        match self.what {
+            What::Append => node.notify(STRING, "append", &self.key),
+            What::SetRange(_) => node.notify(STRING, "setrange", &self.key),
+            What::Incr(_) => node.notify(STRING, "incrby", &self.key),
+            What::IncrFloat => node.notify(STRING, "incrbyfloat", &self.key),
+            What::Rename { .. } => {
+                node.notify(GENERIC, "rename_from", &self.key);
+                node.notify(GENERIC, "rename_to", self.to());
+            }
+            What::Copy { .. } => node.notify(GENERIC, "copy_to", self.to()),
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::conn::{BULKY_LEN_MIN, Taken};
 use crate::dispatch::{Ctx, Flow};
 use crate::error::refused;
+use crate::events::MISS;
 use crate::handler::checked;
 use crate::handler::expire::instant_of_unix;
 use crate::handler::fetch::{self, Part};
@@ -29,7 +30,10 @@ pub(crate) fn get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let output = &mut *ctx.output;
     let found = ctx.node.store.read(ctx.now, key, None, |value| output.writer().bulk(value)).map_err(refused)?;
     match found {
-        None => ctx.reply().null(),
+        None => {
+            ctx.node.notify(MISS, "keymiss", key);
+            ctx.reply().null();
+        }
         Some(Found::Small(())) => {}
         Some(Found::Large(value)) => {
             *ctx.bulky = *ctx.bulky || value.len() as u64 >= BULKY_LEN_MIN;
@@ -109,7 +113,9 @@ pub(super) fn write(ctx: &Ctx<'_>, key: &[u8], value: Value<'_>, terms: &Terms) 
     match value {
         Value::Bytes(bytes) => ctx.node.store.set(ctx.now, key, bytes, &ctx.session.bond.account, terms).map(drop),
         Value::Slot(slot, crc) => slot.publish(ctx.node.now(), crc, terms).map(drop),
-    }
+    }?;
+    ctx.node.notify_set(key, terms.expires);
+    Ok(())
 }
 
 /// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`
@@ -159,6 +165,9 @@ pub(super) fn exchange(ctx: &Ctx<'_>, key: &[u8], value: Value<'_>, terms: &Term
         Value::Bytes(bytes) => store.exchange(ctx.now, key, bytes, &ctx.session.bond.account, terms, checked)?,
         Value::Slot(slot, crc) => slot.exchange(ctx.node.now(), crc, terms, checked),
     };
+    if written.is_ok() {
+        ctx.node.notify_set(key, terms.expires);
+    }
     Ok((earlier, written.map(drop)))
 }
 

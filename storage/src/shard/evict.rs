@@ -10,6 +10,7 @@ use crate::dram::space::Space;
 use crate::entry::{NIL, flag};
 use crate::lru::{List, Prey, Stamp};
 use crate::place::{Place, Position};
+use crate::shard::event::Event;
 use protocol::base::Instant;
 
 /// Graced entries that one call may park before it lets others have the lock.
@@ -91,6 +92,7 @@ impl Shard {
         } else {
             self.counters.evicted += 1;
             self.counters.dropped_dirty += u64::from(self.flash.is_enabled() && !entry.has(flag::DECLINED));
+            self.note_event(Event::Evicted, index, space);
             self.unlink(index, space);
         }
         charge

@@ -10,6 +10,7 @@ use super::flash::FLASH;
 use crate::deadline::Deadlines;
 use crate::dram::space::Space;
 use crate::entry::{Entry, flag};
+use crate::shard::event::Event;
 use protocol::base::Instant;
 
 #[derive(Debug)]
@@ -67,6 +68,7 @@ impl Shard {
         for _ in 0..most {
             let Some(handle) = self.expiry.0.first_due(now) else { return false };
             self.counters.expired += 1;
+            self.note_event(Event::Expired, handle, space);
             if handle & FLASH == 0 {
                 self.unlink(handle, space);
             } else {

@@ -24,6 +24,7 @@ use crate::dram::space::Space;
 use crate::entry::flag as dram;
 use crate::index::Table;
 use crate::place::PAGE;
+use crate::shard::event::Event;
 use crate::store::flash::{Buried, FlashPlace, Graveyard, Pinned, Shared};
 use entry::{FlashEntries, FlashEntry, flag};
 use keys::Keys;
@@ -225,6 +226,7 @@ impl Shard {
         let index = self.find_on_flash(key)?;
         if self.flash.expiry(index).is_some_and(|at| at <= now) {
             self.counters.expired += 1;
+            self.note_event(Event::Expired, index | FLASH, space);
             self.unlink_flash(index, space);
             return None;
         }
@@ -411,6 +413,7 @@ impl Shard {
         self.move_soft_and_grace(index, twin | FLASH, space);
         self.move_pins(index, twin | FLASH, space);
         self.counters.demoted += 1;
+        self.note_event(Event::Demoted, index, space);
         self.remove_copy(index, space);
     }
 

@@ -92,12 +92,20 @@ impl Store {
         })
     }
 
-    /// Reads an object, as a touch does, and sets or clears its expiry. An expiry that is past removes it.
-    pub fn read_and_expire(&self, now: Instant, key: &[u8], expires: Option<Instant>, checked: bool) -> Option<Found> {
+    /// Reads an object, as a touch does, and sets or clears its expiry. An expiry that is past removes it. Answers
+    /// with what it was before.
+    pub fn read_and_expire(
+        &self,
+        now: Instant,
+        key: &[u8],
+        expires: Option<Instant>,
+        checked: bool,
+    ) -> Option<Snapshot> {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
         self.0.with(shard_index, |shard, space| {
             let at = shard.locate(now, hashed, space)?;
+            let (generation, before) = (shard.generation_at(at), shard.expiry_at(at));
             shard.touch_as_found(now, at, None, space);
             let found = self.found_at(shard_index, shard, space, at, checked);
             if let Some(at) = shard.locate(now, hashed, space) {
@@ -107,7 +115,7 @@ impl Store {
                     shard.set_expiry_at(at, expires);
                 }
             }
-            found
+            Some(Snapshot { generation, expires: before, found: found? })
         })
     }
 

@@ -6,6 +6,7 @@ use crate::dram::space::Space;
 use crate::entry::{Entry, flag};
 use crate::error::StoreError;
 use crate::lru::Stamp;
+use crate::shard::event::Event;
 use crate::shard::flash::{FLASH, entry};
 use crate::shard::{At, Shard};
 use protocol::base::{ByteLen, Crc, Generation, Instant, SegmentId};
@@ -166,6 +167,24 @@ impl Store {
             }
             true
         })
+    }
+
+    /// Whether what happens to objects by itself is noted, for [`Store::take_events`].
+    pub fn listen(&self, on: bool) {
+        for shard in 0..self.0.shard_count() {
+            self.0.with(shard, |shard, _| shard.events.listen(on));
+        }
+    }
+
+    /// Hands out what was noted since it was last asked, of each shard in order. Returns how much was too much to be noted.
+    pub fn take_events(&self, mut each: impl FnMut(Event, &[u8])) -> u64 {
+        (0..self.0.shard_count())
+            .map(|shard| {
+                let (events, lost) = self.0.with(shard, |shard, _| shard.events.take());
+                events.iter().for_each(|(event, key)| each(*event, key));
+                lost
+            })
+            .sum()
     }
 
     /// One pin more, until then or without an end: the object stays in the tier where it is, or where it was first pinned.

@@ -7,6 +7,7 @@
 use super::{FLASH, Fate, FlashEntry, Record, dram, flag};
 use crate::dram::space::Space;
 use crate::lru::Stamp;
+use crate::shard::event::Event;
 use crate::shard::{At, Fresh, HashedKey, Shard};
 use crate::slot::Slot;
 use crate::store::flash::{FlashPlace, RecoveredRecord};
@@ -73,7 +74,10 @@ impl Shard {
     pub(crate) fn lose_record(&mut self, index: u32, fate: Fate, space: &Space) {
         match self.twin_in_dram(index) {
             Some(twin) => self.become_dirty(twin, index, space),
-            None => self.counters.dropped_flash += 1,
+            None => {
+                self.counters.dropped_flash += 1;
+                self.note_event(Event::Evicted, index | FLASH, space);
+            }
         }
         // The record is dead, not its object: the pins of one that was lost are not told.
         self.forget_pins(index | FLASH, false, space);
@@ -121,6 +125,7 @@ impl Shard {
         let expires = self.flash.expiry(record);
         if expires.is_some_and(|at| at <= now) {
             self.counters.expired += 1;
+            self.note_event(Event::Expired, record | FLASH, space);
             self.unlink_flash(record, space);
             return Err(slot);
         }
@@ -154,6 +159,7 @@ impl Shard {
         self.flash.entries[record].flags &= !(flag::READ | flag::GRACE_SPENT);
         self.move_soft_and_grace(record | FLASH, index, space);
         self.counters.promoted += 1;
+        self.note_event(Event::Promoted, index, space);
         assert!(self.add_user(index), "its first");
         Ok(index)
     }

@@ -85,11 +85,11 @@ impl Sum {
         self.counts.iter().sum()
     }
 
-    /// Bound of the bucket that holds this share of the values; `None` without values.
+    /// Bound of the bucket that holds this share of the values; `None` without values, or if that bucket has no bound.
     pub(crate) fn quantile_seconds(&self, share: f64) -> Option<f64> {
         let wanted = (self.count() as f64 * share).ceil().max(1.0);
         let mut seen = 0;
-        let bucket = self.counts.iter().position(|count| {
+        let bucket = self.counts[..BOUNDS].iter().position(|count| {
             seen += count;
             seen as f64 >= wanted
         })?;
@@ -126,6 +126,10 @@ mod tests {
         assert!((sum.seconds - 0.006_294).abs() < 1e-9, "{}", sum.seconds);
         assert_eq!(sum.quantile_seconds(0.5), Some(4e-6));
         assert_eq!(sum.quantile_seconds(0.99), Some(4096e-6));
+        a.record(Duration::MAX, 1000);
+        let mut long = Sum::default();
+        long.add(&a);
+        assert_eq!(long.quantile_seconds(0.5), None, "beyond every bound");
         a.reset();
         let mut rest = Sum::default();
         rest.add(&a);

@@ -8,9 +8,11 @@
 use super::memory::{MemoryUse, percent};
 use crate::dispatch::{Ctx, Flow};
 use crate::fabrics::State;
+use crate::latency::Level;
 use crate::node::Node;
 use crate::warm::Warm;
 use protocol::base::{ByteLen, StableMemory as _};
+use protocol::command::CommandId;
 use protocol::resp::WireError;
 use rustix::process::{Resource, getrlimit};
 use std::sync::atomic::Ordering;
@@ -25,6 +27,19 @@ const RESIDENCE_MIN: Duration = Duration::from_secs(60);
 const DESCRIPTORS_SPARE: u64 = 64;
 /// Share of a limit at which it is near, in percent.
 const NEAR_PERCENT: f64 = 90.0;
+
+/// Share of the capacity that unlinked objects may hold because somebody still reads them, in percent.
+const DOOMED_PERCENT_MAX: f64 = 10.0;
+/// Reads from which on a ratio says something.
+const READS_MIN: u64 = 10_000;
+/// A ratio of hits below which a cache is hardly one, in percent.
+const HIT_PERCENT_MIN: f64 = 10.0;
+/// A flash tier of which less is ever read than this share of what was written is worn for little, in percent.
+const FLASH_READ_PERCENT_MIN: f64 = 1.0;
+/// Time that nearly all reads of a flash device take at most.
+const FLASH_P99_MAX: Duration = Duration::from_millis(200);
+/// Reads of flash from which on their slowest percent says something.
+const FLASH_READS_MIN: u64 = 1_000;
 
 /// How bad it is, and what it costs of the score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +114,30 @@ struct Vitals {
     manifest: Option<(u64, u64)>,
     /// Devices on other machines that are not attached, and why.
     waiting: Vec<(String, String)>,
+    /// Reads that found their object, and those that did not.
+    hits: u64,
+    misses: u64,
+    leases: u64,
+    /// Reads of flash, and the time that 99 of 100 took at most.
+    flash_reads: u64,
+    flash_p99: Option<Duration>,
+    tls_failed: u64,
 }
 
 impl Vitals {
     fn of(node: &Node) -> Self {
         let config = node.config.read();
+        let ((in_dram, on_flash), misses) = node.hits_and_misses();
+        let flash_gets = node.took(CommandId::Get, Level::Flash);
         Self {
+            hits: in_dram + on_flash,
+            misses,
+            leases: node.store.usage().leases,
+            flash_reads: flash_gets.count(),
+            // What exceeds every bound is as good as an hour.
+            flash_p99: (flash_gets.count() > 0)
+                .then(|| Duration::from_secs_f64(flash_gets.quantile_seconds(0.99).unwrap_or(3600.0))),
+            tls_failed: node.stats.tls_failed.get(),
             memory: MemoryUse::of(node),
             sums: node.store.accounting(),
             counters: node.store.usage().counters,
@@ -150,7 +183,7 @@ fn available() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-const RULES: [fn(&Vitals) -> Option<Finding>; 21] = [
+const RULES: [fn(&Vitals) -> Option<Finding>; 26] = [
     missing_memory,
     prefault,
     watermark,
@@ -172,6 +205,11 @@ const RULES: [fn(&Vitals) -> Option<Finding>; 21] = [
     budget,
     memory_left,
     manifest,
+    lease_pressure,
+    hit_ratio,
+    unread_flash,
+    late_flash,
+    handshakes,
 ];
 
 fn found(
@@ -498,6 +536,83 @@ fn budget(v: &Vitals) -> Option<Finding> {
     )
 }
 
+fn lease_pressure(v: &Vitals) -> Option<Finding> {
+    if percent(v.sums.doomed, v.sums.capacity) < DOOMED_PERCENT_MAX {
+        return None;
+    }
+    found(
+        Severity::Warning,
+        "leases",
+        format!(
+            "{} of objects that were deleted, replaced or evicted are still held by their readers; there are {} leases.",
+            ByteLen(v.sums.doomed),
+            v.leases
+        ),
+        "Release leases when their bytes are read, lease for a shorter time, or lower `lease-ms-max` and \
+         `leased-client-percent-max`.",
+        true,
+    )
+}
+
+fn hit_ratio(v: &Vitals) -> Option<Finding> {
+    let reads = v.hits + v.misses;
+    let ratio = percent(v.hits, reads);
+    if reads < READS_MIN || ratio >= HIT_PERCENT_MIN {
+        return None;
+    }
+    found(
+        Severity::Note,
+        "hit-ratio",
+        format!("{ratio:.1} % of {reads} reads found their object."),
+        "Either nothing is read twice, or it is gone by then: give more `dram` or flash, and look whether readers and \
+         writers name the same keys. CONFIG RESETSTAT starts the count again.",
+        false,
+    )
+}
+
+fn unread_flash(v: &Vitals) -> Option<Finding> {
+    let written: u64 = v.devices.iter().map(|device| device.written.get()).sum();
+    let read: u64 = v.devices.iter().map(|device| device.read.get()).sum();
+    let size: u64 = v.devices.iter().map(|device| device.size.get()).sum();
+    // Not before all of it was written over.
+    if written <= size || percent(read, written) >= FLASH_READ_PERCENT_MIN {
+        return None;
+    }
+    found(
+        Severity::Note,
+        "flash-unread",
+        format!("{} were written to flash and {} read from it.", ByteLen(written), ByteLen(read)),
+        "The devices wear for little: set `flash-write-budget`, give them more room, or do without (`nvme = none`).",
+        false,
+    )
+}
+
+fn late_flash(v: &Vitals) -> Option<Finding> {
+    let p99 = v.flash_p99.filter(|p99| v.flash_reads >= FLASH_READS_MIN && *p99 > FLASH_P99_MAX)?;
+    found(
+        Severity::Warning,
+        "flash-latency",
+        format!("One GET from flash in a hundred takes longer than {:.0} ms.", p99.as_secs_f64() * 500.0),
+        "Look for a device that is saturated or throttled: TIER LIST has its queue. CONFIG RESETSTAT starts the count \
+         again.",
+        false,
+    )
+}
+
+fn handshakes(v: &Vitals) -> Option<Finding> {
+    if v.tls_failed == 0 {
+        return None;
+    }
+    found(
+        Severity::Note,
+        "tls",
+        format!("{} handshakes of TLS came to nothing.", v.tls_failed),
+        "The log says who and why: plain text, no certificate, or one of strangers. CONFIG RESETSTAT starts the count \
+         again.",
+        false,
+    )
+}
+
 impl Finding {
     /// All there is to say of a node, the worst first.
     pub(crate) fn all(node: &Node) -> Vec<Self> {
@@ -563,120 +678,4 @@ pub(crate) fn diagnose(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn healthy() -> Vitals {
-        let gib = ByteLen::gib(1).get();
-        Vitals {
-            memory: MemoryUse { slots: 900 << 20, scatter: 1.0, capacity: gib, ..MemoryUse::default() },
-            sums: Accounting { total: gib, capacity: gib, live: 900 << 20, ..Accounting::default() },
-            high_percent: 95,
-            reserved_percent_max: 25,
-            pinned_percent_max: 50,
-            grace_percent_max: 10,
-            clients: 10,
-            clients_max: 10_000,
-            segments_len: gib,
-            prefaulted: gib,
-            segments: 4,
-            descriptors_max: Some(1 << 20),
-            locked_max: Some(64 << 10),
-            memory_available: Some(gib),
-            devices: vec![device()],
-            ..Vitals::default()
-        }
-    }
-
-    fn device() -> DeviceStatus {
-        DeviceStatus {
-            id: 0,
-            path: "/data/flash.0".into(),
-            state: DeviceState::On,
-            engine: "io_uring",
-            size: ByteLen::gib(4),
-            segment_len: ByteLen::mib(64),
-            segments: 64,
-            segments_free: 10,
-            segments_quarantined: 0,
-            used: ByteLen::gib(3),
-            spills: 100,
-            reinserted: 0,
-            written: ByteLen::gib(3),
-            reinserted_bytes: ByteLen(0),
-            reads: 100,
-            read: ByteLen::gib(1),
-            syncs: 10,
-            errors: 0,
-            mismatches: 0,
-            reclaimed: 0,
-            dropped: 0,
-            refused: 0,
-            condemned: 0,
-            budget_left: Some(ByteLen::gib(1)),
-            in_flight: 0,
-            scrub: storage::flash::tier::ScrubStatus::default(),
-        }
-    }
-
-    #[test]
-    fn a_healthy_node_scores_a_hundred() {
-        assert_eq!(Finding::of(&healthy()), []);
-        assert_eq!(score(&[]), 100);
-    }
-
-    #[test]
-    fn each_rule_finds_what_it_is_for_and_nothing_else() {
-        let gib = ByteLen::gib(1).get();
-        let check = |about: &str, spoil: &dyn Fn(&mut Vitals)| {
-            let mut vitals = healthy();
-            spoil(&mut vitals);
-            let findings = Finding::of(&vitals);
-            assert_eq!(findings.iter().map(|finding| finding.about).collect::<Vec<_>>(), [about]);
-            assert!(score(&findings) < 100);
-            assert!(findings[0].what.ends_with('.') && findings[0].remedy.ends_with('.'), "{:?}", findings[0]);
-        };
-        check("prefault", &|v| v.prefaulted = gib / 2);
-        check("watermark", &|v| v.memory.slots = gib);
-        check("eviction-age", &|v| {
-            v.eviction_rate = 100.0 * 1048576.0;
-            v.devices.clear();
-        });
-        check("fragmentation", &|v| v.memory.scatter = 1.5);
-        check("fragmentation", &|v| v.memory.holes = 600 << 20);
-        check("reservations", &|v| v.sums.reserved = 240 << 20);
-        check("pins", &|v| v.sums.pinned = 500 << 20);
-        check("graces", &|v| v.sums.graced = 100 << 20);
-        check("clients", &|v| v.clients = 9_900);
-        check("clients", &|v| v.rejected = 1);
-        check("descriptors", &|v| v.descriptors_max = Some(1024));
-        check("writers", &|v| v.counters.crc_refused = 1);
-        check("tier-off", &|v| v.devices[0].state = DeviceState::Off { why: "EIO".to_owned() });
-        check("tier-full", &|v| v.devices[0].state = DeviceState::Full);
-        check("tier-waiting", &|v| v.waiting = vec![("nqn.x".to_owned(), "refused".to_owned())]);
-        check("flash-rot", &|v| v.devices[0].mismatches = 1);
-        check("flash-rot", &|v| v.devices[0].scrub.rotten = 1);
-        check("flash-slow", &|v| v.flash_timeouts = 1);
-        check("spill-behind", &|v| v.counters.dropped_dirty = 1);
-        check("write-budget", &|v| v.devices[0].budget_left = Some(ByteLen(0)));
-        check("memory-left", &|v| v.memory_damaged = 1);
-        check("manifest", &|v| v.manifest = Some((81, 80)));
-        check("huge-pages", &|v| {
-            v.segments_len = 8 * gib;
-            v.prefaulted = 8 * gib;
-        });
-    }
-
-    #[test]
-    fn the_worst_comes_first_and_the_score_ends_at_zero() {
-        let mut vitals = healthy();
-        vitals.prefaulted = 0;
-        vitals.memory_available = Some(0);
-        vitals.clients = vitals.clients_max;
-        vitals.sums.reserved = 250 << 20;
-        let findings = Finding::of(&vitals);
-        let costs: Vec<u64> = findings.iter().map(|finding| finding.severity.cost()).collect();
-        assert!(costs.is_sorted_by(|a, b| a >= b), "{costs:?}");
-        assert_eq!((findings.len(), score(&findings)), (4, 0));
-    }
-}
+mod tests;

@@ -266,6 +266,30 @@ impl Config {
         }
     }
 
+    /// What of `fresh`, read anew from file, environment and flags, is other than it is here: first what may change while the
+    /// server runs, then the names of what needs a start. What `CONFIG SET` changed stays as it is.
+    pub(crate) fn differing(&self, fresh: &Self) -> (Vec<(&'static str, String)>, Vec<&'static str>) {
+        let mut live = Vec::new();
+        let mut fixed = Vec::new();
+        for info in settings() {
+            if info.get(self) == info.get(fresh) || self.origins[info.index()] == Origin::Set {
+                continue;
+            }
+            match info.when {
+                When::Runtime => live.push((info.name, info.get(fresh))),
+                When::Start => fixed.push(info.name),
+            }
+        }
+        (live, fixed)
+    }
+
+    /// Takes where a value came from over, for a setting that was read anew.
+    pub(crate) fn note_origin(&mut self, name: &str, fresh: &Self) {
+        if let Some(info) = setting(name) {
+            self.origins[info.index()] = fresh.origins[info.index()].clone();
+        }
+    }
+
     /// Names and values as `CONFIG GET *` answers them: ours, then those that only Redis knows.
     pub fn entries(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
         settings().iter().map(|info| (info.name, info.get(self))).chain(redis::entries(self))

@@ -440,7 +440,7 @@ pub(crate) struct Room {
 
 impl Room {
     pub(crate) fn begin(node: &Node) -> Self {
-        Self { until: tokio::time::Instant::now() + node.hot.spill_wait, hurried: false }
+        Self { until: tokio::time::Instant::now() + node.hot.spill_wait(), hurried: false }
     }
 
     /// Waits until there may be some.
@@ -484,7 +484,7 @@ pub(crate) async fn reserve(
 
 /// When so many bytes have to have come or gone.
 fn end_of_transfer(node: &Node, bytes: u64) -> Instant {
-    node.now() + node.hot.lease_max + Millis(bytes.saturating_mul(1000) / RATE_MIN)
+    node.now() + node.hot.lease_max() + Millis(bytes.saturating_mul(1000) / RATE_MIN)
 }
 
 fn too_slow() -> io::Error {
@@ -526,7 +526,7 @@ impl Sending {
     /// Refuses what is much, while others wait with as much as all may.
     fn begin(node: Arc<Node>, bytes: u64) -> io::Result<Self> {
         let before = node.hot.sending.fetch_add(bytes, Ordering::Relaxed);
-        let (max, sending) = (node.hot.waiting_max, Self { node, bytes });
+        let (max, sending) = (node.hot.waiting_max(), Self { node, bytes });
         if before + bytes > max && bytes > max / 16 {
             sending.node.stats.evicted.add(1);
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, "replies of all clients fill the memory for them"));
@@ -641,7 +641,7 @@ impl State {
                     start += consumed;
                     commands += 1;
                     match flow {
-                        Flow::Go if self.output.buffered() > node.hot.output_len_max => break Next::Drop,
+                        Flow::Go if self.output.buffered() > node.hot.output_len_max() => break Next::Drop,
                         Flow::Go if self.output.pending() >= pause => break Next::Flush,
                         Flow::Go => {}
                         Flow::Relimit => self.framer.set_limits(limits(&self.session)),
@@ -709,7 +709,7 @@ impl State {
     /// Bytes that one request may have, large values apart.
     fn request_len_max(&self) -> usize {
         let hot = &self.session.node.hot;
-        if self.session.authenticated { hot.request_len_max } else { hot.preauth_len_max }
+        if self.session.authenticated { hot.request_len_max() } else { hot.preauth_len_max() }
     }
 
     fn too_long(&mut self) -> Next {

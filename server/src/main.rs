@@ -1,7 +1,8 @@
 //! The server's binary: command line, configuration, log, then [`server::run`].
 
+use server::Surroundings;
 use server::cli::Cli;
-use server::config::{Config, LogFormat, Value as _};
+use server::config::{Config, LogFormat, LogLevel, Value as _};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         print!("{}", config.effective());
         return ExitCode::SUCCESS;
     }
-    start_log(&config);
+    let set_log_level = start_log(&config);
     if cli.recover_only {
         return match server::recover_only(config) {
             Ok(true) => ExitCode::SUCCESS,
@@ -35,7 +36,9 @@ fn main() -> ExitCode {
             }
         };
     }
-    match server::run(config, Config::file(&cli)) {
+    let file = Config::file(&cli);
+    let surroundings = Surroundings { reload: Box::new(move || Config::load(&cli)), set_log_level };
+    match server::run(config, file, surroundings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -44,15 +47,26 @@ fn main() -> ExitCode {
     }
 }
 
-fn start_log(config: &Config) {
-    let filter = EnvFilter::new(config.log_level.render());
+/// Starts the log, and returns what sets its level later.
+fn start_log(config: &Config) -> Box<dyn Fn(LogLevel) + Send + Sync> {
+    let filter = |level: LogLevel| EnvFilter::new(level.render());
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(config.log_level))
         .with_target(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| drop(handle.reload(filter(level))))
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| drop(handle.reload(filter(level))))
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::bulk::BulkSessions;
 use crate::census::Census;
 use crate::clients::Clients;
 use crate::clock::BootClock;
-use crate::config::{Config, PromoteOn, ShmWrite};
+use crate::config::{Config, ConfigError, LogLevel, PromoteOn, ShmWrite};
 use crate::flash::Flash;
 use crate::gate::Gates;
 use crate::pause::Pause;
@@ -41,6 +41,20 @@ pub(crate) struct Addresses {
     pub(crate) unix: Option<PathBuf>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) tls: Option<SocketAddr>,
+}
+
+/// What a node needs of the process that it runs in.
+pub struct Surroundings {
+    /// Reads file, environment and flags again.
+    pub reload: Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>,
+    /// Sets which lines are logged.
+    pub set_log_level: Box<dyn Fn(LogLevel) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Surroundings")
+    }
 }
 
 /// One running node.
@@ -81,6 +95,10 @@ pub struct Node {
     /// Bytes of segments whose pages are there.
     pub(crate) prefaulted: AtomicU64,
     stopping: AtomicBool,
+    /// Whether the end waits for nothing that is lent.
+    hurried: AtomicBool,
+    /// What the process does for its node.
+    pub(crate) surroundings: OnceLock<Surroundings>,
     /// Whether what lies in DRAM only is written to flash at the end.
     saves: AtomicBool,
     stop: Notify,
@@ -88,23 +106,21 @@ pub struct Node {
     pub(crate) hot: Hot,
 }
 
-/// Settings that the hot path reads.
-#[derive(Debug)]
+/// Settings that the hot path reads. None of them needs a lock, and each may change at any time.
+#[derive(Debug, Default)]
 pub(crate) struct Hot {
     pub(crate) output_pause: AtomicU64,
-    pub(crate) output_len_max: usize,
-    pub(crate) request_len_max: usize,
-    pub(crate) preauth_len_max: usize,
+    output_len_max: AtomicU64,
+    request_len_max: AtomicU64,
+    preauth_len_max: AtomicU64,
+    /// Of one object; a start alone changes it.
     pub(crate) object_len_max: u64,
-    pub(crate) lease_max: Millis,
-    /// Time that a writer waits for objects to reach flash.
-    pub(crate) spill_wait: Duration,
-    /// Time that a read of flash or a durable commit may take.
-    pub(crate) flash_wait: Duration,
-    /// Which read of an object on flash brings it back.
-    pub(crate) promote_on: PromoteOn,
+    lease_ms_max: AtomicU64,
+    spill_wait_ms: AtomicU64,
+    flash_wait_ms: AtomicU64,
+    promote_on: AtomicU64,
     /// Bytes that one client may have reserved.
-    pub(crate) client_reserve: u64,
+    client_reserve: AtomicU64,
     /// Whether anything is read ahead.
     pub(crate) prefetches: bool,
     pub(crate) needs_auth: AtomicBool,
@@ -112,9 +128,76 @@ pub(crate) struct Hot {
     pub(crate) loading: AtomicBool,
     /// Bytes of replies that are being sent.
     pub(crate) sending: AtomicU64,
-    /// Bytes of requests and replies that may wait in all.
-    pub(crate) waiting_max: u64,
+    waiting_max: AtomicU64,
 }
+
+fn len(value: &AtomicU64) -> usize {
+    usize::try_from(value.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+}
+
+impl Hot {
+    fn apply(&self, config: &Config) {
+        let promote_on = PROMOTIONS.iter().position(|known| *known == config.promote_on).unwrap_or(0);
+        for (to, value) in [
+            (&self.output_pause, config.output_pause_len.get()),
+            (&self.output_len_max, config.output_len_max.get()),
+            (&self.request_len_max, config.request_len_max.get()),
+            (&self.preauth_len_max, config.preauth_len_max.get()),
+            (&self.lease_ms_max, config.lease_ms_max.0),
+            (&self.spill_wait_ms, config.spill_wait_ms.0),
+            (&self.flash_wait_ms, config.flash_wait_ms_max.0),
+            (&self.promote_on, promote_on as u64),
+            (&self.client_reserve, config.reserved_client_percent_max.of(config.maxmemory_len()).get()),
+            (&self.waiting_max, config.dram_total().get() / 100 * u64::from(config.output_total_percent.0)),
+        ] {
+            to.store(value, Ordering::Relaxed);
+        }
+        self.needs_auth.store(!config.requirepass.is_empty(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn output_len_max(&self) -> usize {
+        len(&self.output_len_max)
+    }
+
+    pub(crate) fn request_len_max(&self) -> usize {
+        len(&self.request_len_max)
+    }
+
+    pub(crate) fn preauth_len_max(&self) -> usize {
+        len(&self.preauth_len_max)
+    }
+
+    pub(crate) fn lease_max(&self) -> Millis {
+        Millis(self.lease_ms_max.load(Ordering::Relaxed))
+    }
+
+    /// Time that a writer waits for objects to reach flash.
+    pub(crate) fn spill_wait(&self) -> Duration {
+        Duration::from_millis(self.spill_wait_ms.load(Ordering::Relaxed))
+    }
+
+    /// Time that a read of flash or a durable commit may take.
+    pub(crate) fn flash_wait(&self) -> Duration {
+        Duration::from_millis(self.flash_wait_ms.load(Ordering::Relaxed))
+    }
+
+    /// Which read of an object on flash brings it back.
+    pub(crate) fn promote_on(&self) -> PromoteOn {
+        PROMOTIONS[len(&self.promote_on)]
+    }
+
+    /// Bytes that one client may have reserved.
+    pub(crate) fn client_reserve(&self) -> u64 {
+        self.client_reserve.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of requests and replies that may wait in all.
+    pub(crate) fn waiting_max(&self) -> u64 {
+        self.waiting_max.load(Ordering::Relaxed)
+    }
+}
+
+const PROMOTIONS: [PromoteOn; 3] = [PromoteOn::First, PromoteOn::Second, PromoteOn::Never];
 
 impl Node {
     /// Maps the segments and makes the store. Nothing listens yet.
@@ -175,24 +258,13 @@ impl Node {
             rand::random::<u32>()
         ));
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let len = |len: protocol::base::ByteLen| usize::try_from(len.get()).unwrap_or(usize::MAX);
         let hot = Hot {
-            output_pause: AtomicU64::new(config.output_pause_len.get()),
-            output_len_max: len(config.output_len_max),
-            request_len_max: len(config.request_len_max),
-            preauth_len_max: len(config.preauth_len_max),
             object_len_max: config.object_len_max.get(),
-            lease_max: config.lease_ms_max,
-            spill_wait: config.spill_wait_ms.duration(),
-            flash_wait: config.flash_wait_ms_max.duration(),
-            promote_on: config.promote_on,
-            client_reserve: config.reserved_client_percent_max.of(config.maxmemory_len()).get(),
             prefetches: config.prefetch_len.get() > 0,
-            needs_auth: AtomicBool::new(!config.requirepass.is_empty()),
             loading: AtomicBool::new(flash.is_some() || warm.is_some()),
-            sending: AtomicU64::new(0),
-            waiting_max: config.dram_total().get() / 100 * u64::from(config.output_total_percent.0),
+            ..Hot::default()
         };
+        hot.apply(&config);
         let classes = config.notify_keyspace_events;
         let node = Arc::new(Self {
             id,
@@ -222,6 +294,8 @@ impl Node {
             addresses: OnceLock::new(),
             prefaulted: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
+            surroundings: OnceLock::new(),
             saves: AtomicBool::new(true),
             stop: Notify::new(),
             hot,
@@ -256,7 +330,17 @@ impl Node {
     /// Asks the node to stop and to leave flash as it is.
     pub(crate) fn shut_down_unsaved(&self) {
         self.saves.store(false, Ordering::Release);
+        self.hurry();
+    }
+
+    /// Asks the node to stop without waiting for what is lent.
+    pub(crate) fn hurry(&self) {
+        self.hurried.store(true, Ordering::Release);
         self.shut_down();
+    }
+
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Acquire)
     }
 
     /// Whether the end writes what lies in DRAM only.
@@ -284,8 +368,10 @@ impl Node {
         self.store.set_capacity(config.maxmemory_len());
         self.store.set_watermarks(config.watermark_high_percent.0, config.watermark_low_percent.0);
         self.store.set_probe_grace(config.probe_grace_ms);
-        self.hot.output_pause.store(config.output_pause_len.get(), Ordering::Relaxed);
-        self.hot.needs_auth.store(!config.requirepass.is_empty(), Ordering::Relaxed);
+        self.hot.apply(&config);
+        if let Some(surroundings) = self.surroundings.get() {
+            (surroundings.set_log_level)(config.log_level);
+        }
         self.set_event_classes(config.notify_keyspace_events);
     }
 

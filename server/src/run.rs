@@ -4,8 +4,9 @@ use crate::config::{Config, Value as _};
 use crate::http::Http;
 use crate::listen::Listeners;
 use crate::loading;
-use crate::node::Node;
+use crate::node::{Node, Surroundings};
 use crate::rdma;
+use crate::supervise::Supervised;
 use crate::upkeep;
 use crate::worker::Workers;
 use anyhow::Context as _;
@@ -13,14 +14,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::Pages;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Runs a node until a signal or `SHUTDOWN` ends it. `file` is where the configuration came from, for `CONFIG REWRITE`.
+/// Runs a node until a signal or `SHUTDOWN` ends it. `file` is where the configuration came from, for `CONFIG REWRITE`;
+/// `surroundings` what its process does for it.
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
+pub fn run(config: Config, file: Option<PathBuf>, surroundings: Surroundings) -> anyhow::Result<()> {
     let node = Node::new(config)?;
+    node.surroundings.set(surroundings).expect("a node starts once");
     if let Some(file) = file {
         // The directory may not be the same for ever.
         let file = std::path::absolute(&file).unwrap_or(file);
@@ -28,21 +31,27 @@ pub fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     }
     let workers = Workers::start(node.config.read().worker_count())?;
     node.workers.set(workers).expect("a node starts once");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::catch()
+    };
     let mut listeners = Listeners::bind(&node)?;
     let _http = listeners.metrics.take().map(|listener| Http::start(&node, listener)).transpose()?;
     announce(&node);
+    let _supervised = Supervised::start(&node);
     let _pid_file = PidFile::write(&node)?;
     let prefault = start_prefault(&node)?;
     let registering = rdma::start(&node)?;
     let loading = loading::start(&node)?;
 
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
     let served = runtime.block_on(async {
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&node)));
-        let signals = tokio::spawn(watch_signals(Arc::clone(&node)));
+        let signals = tokio::spawn(signals.watch(Arc::clone(&node)));
         let served = listeners.serve(Arc::clone(&node)).await;
         node.shut_down();
+        node.drain().await;
         signals.abort();
         upkeep.abort();
         served
@@ -132,37 +141,55 @@ fn start_prefault(node: &Arc<Node>) -> anyhow::Result<Vec<std::thread::JoinHandl
         .collect()
 }
 
-async fn watch_signals(node: Arc<Node>) {
-    // A file that may not grow (`ulimit -f`) is an error of that write, not the end: with any handler at all, EFBIG comes.
-    if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
-        tracing::warn!("SIGXFSZ cannot be handled, a limit on file sizes would end the server: {error}");
-    }
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::error!("signals cannot be watched: stop the server with SHUTDOWN");
-        return;
-    };
-    let mut hangup = signal(SignalKind::hangup()).ok();
-    loop {
-        let hung_up = async {
-            match &mut hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = term.recv() => tracing::info!("SIGTERM"),
-            _ = int.recv() => tracing::info!("SIGINT"),
-            _ = hung_up => {
-                match node.reload_certificates() {
-                    Ok(()) => tracing::info!("SIGHUP: certificates were read again"),
-                    Err(error) => tracing::error!("SIGHUP: the certificates before stay in use: {error:#}"),
-                }
-                continue;
-            }
+/// The signals that mean something, caught from before the node is announced.
+struct Signals {
+    term: Option<Signal>,
+    int: Option<Signal>,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    /// Catches them. Called within the runtime that will hear them.
+    fn catch() -> Self {
+        // A file that may not grow (`ulimit -f`) is an error of that write, not the end: with any handler at all, EFBIG comes.
+        if let Err(error) = signal(SignalKind::from_raw(libc::SIGXFSZ)) {
+            tracing::warn!("SIGXFSZ cannot be handled, a limit on file sizes would end the server: {error}");
         }
-        break;
+        let catch =
+            |kind, name| signal(kind).inspect_err(|error| tracing::error!("{name} cannot be handled: {error}")).ok();
+        Self {
+            term: catch(SignalKind::terminate(), "SIGTERM"),
+            int: catch(SignalKind::interrupt(), "SIGINT"),
+            hangup: catch(SignalKind::hangup(), "SIGHUP"),
+        }
     }
-    node.shut_down();
+
+    async fn watch(mut self, node: Arc<Node>) {
+        // The first signal asks for an end, the second for one that waits for nobody.
+        let mut ends = 0;
+        while ends < 2 {
+            tokio::select! {
+                () = next(&mut self.term) => tracing::info!("SIGTERM"),
+                () = next(&mut self.int) => tracing::info!("SIGINT"),
+                () = next(&mut self.hangup) => {
+                    node.reload();
+                    continue;
+                }
+            }
+            ends += 1;
+            if ends == 1 { node.shut_down() } else { node.hurry() }
+        }
+    }
+}
+
+/// Waits for a signal; for ever if it cannot be caught.
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// A file with our process id, gone when the node stops.

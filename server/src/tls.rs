@@ -165,13 +165,35 @@ impl Node {
         Ok(())
     }
 
-    /// Reads the certificates again.
-    ///
-    /// # Errors
-    /// What is wrong with them; those before stay in use.
-    pub(crate) fn reload_certificates(&self) -> anyhow::Result<()> {
-        let config = self.config.read().clone();
-        self.tls.put(Tls::prepare(&config)?);
-        Ok(())
+    /// Reads file, environment and flags again, and the certificates. What is wrong is told, and changes nothing.
+    pub(crate) fn reload(&self) {
+        let Some(surroundings) = self.surroundings.get() else { return };
+        let fresh = match (surroundings.reload)() {
+            Ok(fresh) => fresh,
+            Err(error) => return tracing::error!("SIGHUP: nothing was changed: {error}"),
+        };
+        let (live, fixed) = self.config.read().differing(&fresh);
+        let pairs: Vec<(&str, &str)> = live.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        if let Err(error) = self.set_config(&pairs) {
+            return tracing::error!("SIGHUP: nothing was changed: {error}");
+        }
+        let config = {
+            let mut config = self.config.write();
+            pairs.iter().for_each(|(name, _)| config.note_origin(name, &fresh));
+            config.clone()
+        };
+        // Their names may be what they were, and what they hold not.
+        match Tls::prepare(&config) {
+            Ok(ready) => self.tls.put(ready),
+            Err(error) => tracing::error!("SIGHUP: the certificates before stay in use: {error:#}"),
+        }
+        let names: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
+        tracing::info!(
+            "SIGHUP: read again; changed: {}",
+            if names.is_empty() { "nothing".into() } else { names.join(", ") }
+        );
+        if !fixed.is_empty() {
+            tracing::warn!("SIGHUP: these are as they were until the next start: {}", fixed.join(", "));
+        }
     }
 }

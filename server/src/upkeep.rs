@@ -78,9 +78,13 @@ impl Node {
 
 /// Ends what has run out, evicts to the watermark, closes clients that are stuck, for as long as the node runs.
 pub(crate) async fn run(node: Arc<Node>) {
-    let every = node.config.read().tick_ms.duration();
-    let mut tick = tokio::time::interval(every);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let ticks = |every| {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks
+    };
+    let mut every = node.config.read().tick_ms.duration();
+    let mut tick = ticks(every);
     let mut sampled = tokio::time::Instant::now();
     loop {
         tick.tick().await;
@@ -92,16 +96,21 @@ pub(crate) async fn run(node: Arc<Node>) {
             continue;
         }
         sampled = tokio::time::Instant::now();
-        let (progress, idle) = {
+        let (progress, idle, every_now) = {
             let config = node.config.read();
-            (config.progress_ms.0, config.timeout.0 * 1000)
+            (config.progress_ms.0, config.timeout.0 * 1000, config.tick_ms.duration())
         };
+        if every_now != every {
+            (every, tick) = (every_now, ticks(every_now));
+            // The first of them comes at once.
+            tick.tick().await;
+        }
         if since > SAMPLE_EVERY.max(every) + OVERSLEPT {
             node.clients.forgive(now.0 / 1_000_000);
         } else {
-            node.stats.timeouts.add(node.clients.reap(now.0 / 1_000_000, progress, idle, node.hot.lease_max.0));
+            node.stats.timeouts.add(node.clients.reap(now.0 / 1_000_000, progress, idle, node.hot.lease_max().0));
         }
-        node.stats.evicted.add(node.clients.bound(node.hot.waiting_max));
+        node.stats.evicted.add(node.clients.bound(node.hot.waiting_max()));
         node.sampler.tick(&node, now);
         node.census.tick(&node, now);
     }

@@ -103,11 +103,27 @@ impl Server {
     /// # Errors
     /// What it logged, if it ends or does not say so in time.
     pub fn try_start(dir: Arc<TempDir>, args: &[&str], mark: Mark) -> Result<Self, String> {
+        Self::launch(Command::new(binary()), dir, args, mark)
+    }
+
+    /// Starts one as a service manager does that listens on this socket and wants a sign of life that often.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_supervised(notify: &Path, watchdog: Duration, args: &[&str]) -> Self {
+        let dir = Arc::new(TempDir::with_prefix("mooncake-test-").expect("a directory for the test"));
+        // The process whose life counts is named, and known only once it runs.
+        let mut command = Command::new("sh");
+        command.args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\""]).arg(binary());
+        command.env("NOTIFY_SOCKET", notify).env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        Self::launch(command, dir, args, Mark::Ready).unwrap_or_else(|log| panic!("the server does not serve:\n{log}"))
+    }
+
+    fn launch(mut command: Command, dir: Arc<TempDir>, args: &[&str], mark: Mark) -> Result<Self, String> {
         let socket = dir.path().join("s.sock");
         // Nothing is kept where nobody asked for flash.
         let has_flash = args.contains(&"--nvme");
         let data = if has_flash { dir.path().join("data") } else { PathBuf::from("none") };
-        let mut command = Command::new(binary());
         for (flag, value) in [
             ("--listen", "127.0.0.1:0"),
             ("--dram", DRAM_DEFAULT),

@@ -251,15 +251,15 @@ settings! {
         /// In-band values from this length on go from the socket straight into their slot, and from it to the socket.
         Start stream_len_min: ByteLen = "16 KiB", "4 KiB" to "64 KiB";
         /// Time a `PUT` grant gives to write and commit, unless it is renewed. A writer that died holds its slot no longer than this.
-        Start grant_ms: Millis = "5000", "100" to "60000";
+        Runtime grant_ms: Millis = "5000", "100" to "60000";
         /// Longest lease. A lease holds memory that nothing can evict; so does a value on its way in-band, which has to keep 1 MiB/s after this time.
-        Start lease_ms_max: Millis = "60000", "1000" to "3600000";
+        Runtime lease_ms_max: Millis = "60000", "1000" to "3600000";
         /// Time that the outcome of a `COMMIT` is remembered, so that repeating it after a lost reply is answered alike.
         Start commit_memory_ms: Millis = "60000", "1000" to "600000";
         /// Longest soft pin. Meant for system prompts of a day, not for ever: that is `PIN`.
-        Start soft_pin_ms_max: Millis = "86400000", "1000" to "604800000";
+        Runtime soft_pin_ms_max: Millis = "86400000", "1000" to "604800000";
         /// Time that an object is kept after the first `EXISTS` or `LOOKUP` saw it: engines probe first and load later.
-        Start probe_grace_ms: Millis = "5000", "1" to "60000", or "0" is "no grace";
+        Runtime probe_grace_ms: Millis = "5000", "1" to "60000", or "0" is "no grace";
         /// Share of the capacity that such graces may hold, so that probing cannot stop eviction.
         Start probe_grace_percent_max: Percent = "10", "0" to "50";
         /// Share of the capacity that may be reserved and not yet committed.
@@ -270,8 +270,10 @@ settings! {
         Start leased_client_percent_max: Percent = "50", "1" to "100";
         /// Share of the capacity that pins may hold.
         Start pinned_percent_max: Percent = "50", "0" to "90";
+        /// Time that a stop gives grants and leases to end, while it gives out no new ones. A second signal, or `SHUTDOWN NOW`, gives none.
+        Runtime drain_ms: Millis = "5000", "0" to "600000";
         /// Time between looks at what has run out: grants, leases, lives, graces.
-        Start tick_ms: Millis = "20", "1" to "1000";
+        Runtime tick_ms: Millis = "20", "1" to "1000";
     }
     "Flash" {
         /// Directory of what outlives a restart: journal, metadata, the default flash file. `auto` is `mooncake-data` in `$XDG_STATE_HOME` or, without it, in the working directory; `none` keeps nothing.
@@ -291,13 +293,13 @@ settings! {
         /// Bytes a second that are read of each device, while it is idle and once a day at most, to find rot before a reader does. 0 is never; `TIER SCRUB` does it at once.
         Start scrub_rate: ByteLen = "8 MiB", "1 MiB" to "4 GiB", or "0" is "never";
         /// Time that a writer waits for objects to reach flash before some are dropped for it.
-        Start spill_wait_ms: Millis = "100", "0" to "10000";
+        Runtime spill_wait_ms: Millis = "100", "0" to "10000";
         /// Time that a read of flash may take before it is a miss, and a `DURABLE` commit before it is an error.
-        Start flash_wait_ms_max: Millis = "10000", "10" to "600000";
+        Runtime flash_wait_ms_max: Millis = "10000", "10" to "600000";
         /// Time after which a deletion, a pin or a changed life is synced. A killed process loses none of them, a machine without power those of this time.
         Start journal_sync_ms: Millis = "50", "1" to "10000";
         /// Which `GET` of an object on flash brings it back into DRAM. `LEASE` always does.
-        Start promote_on: PromoteOn = "second";
+        Runtime promote_on: PromoteOn = "second";
         /// Bytes of a chain that are read ahead when a reader of it goes to flash.
         Start prefetch_len: ByteLen = "16 MiB", "4 KiB" to "1 GiB", or "0" is "none";
         /// Time that a stop may take to write what lies in DRAM only. `SHUTDOWN NOSAVE` takes none.
@@ -307,11 +309,11 @@ settings! {
         /// How a client hands over the bytes of a `PUT`: `copy` out of its memory, or `arena`, written in place by clients trusted like the server.
         Start shm_write: ShmWrite = "copy";
         /// Length of each of the two rings of a session, a power of two.
-        Start shm_ring_len: ByteLen = "256 KiB", "4 KiB" to "16 MiB";
+        Runtime shm_ring_len: ByteLen = "256 KiB", "4 KiB" to "16 MiB";
         /// Memory that one client may lend the server for its `PUT`s. It is the client's, but it takes address space here.
-        Start shm_buffer_len_max: ByteLen = "4 GiB", "1 MiB" to "1 TiB";
+        Runtime shm_buffer_len_max: ByteLen = "4 GiB", "1 MiB" to "1 TiB";
         /// Time to look for the next request on a ring before sleeping. A wake-up costs tens of microseconds, spinning a core.
-        Start shm_spin_us: Micros = "20", "0" to "1000";
+        Runtime shm_spin_us: Micros = "20", "0" to "1000";
     }
     "RDMA" {
         /// The RDMA device: `auto` for the first that works, `off`, or its name. Clients attach on any listener.
@@ -321,25 +323,25 @@ settings! {
     }
     "Limits of one connection" {
         /// Arguments of one request, batch commands apart.
-        Start args_max: usize = "1024", "16" to "1048576";
+        Runtime args_max: usize = "1024", "16" to "1048576";
         /// Items of one batch command (`MGET`, `MSET`, `MPUT`, `LOOKUP`, ...).
-        Start batch_items_max: usize = "4096", "16" to "1048576";
+        Runtime batch_items_max: usize = "4096", "16" to "1048576";
         /// Length of one argument that is not a value.
-        Start arg_len_max: ByteLen = "64 KiB", "16 KiB" to "1 MiB";
+        Runtime arg_len_max: ByteLen = "64 KiB", "16 KiB" to "1 MiB";
         /// Length of one request, without values that go into slots of their own. A longer one closes the connection.
-        Start request_len_max: ByteLen = "64 MiB", "1 MiB" to "16 GiB";
+        Runtime request_len_max: ByteLen = "64 MiB", "1 MiB" to "16 GiB";
         /// Arguments of one request before `AUTH`.
-        Start preauth_args_max: usize = "10", "3" to "1024";
+        Runtime preauth_args_max: usize = "10", "3" to "1024";
         /// Length of one request before `AUTH`.
-        Start preauth_len_max: ByteLen = "16 KiB", "1 KiB" to "1 MiB";
+        Runtime preauth_len_max: ByteLen = "16 KiB", "1 KiB" to "1 MiB";
         /// Time without progress inside a request, or in taking its reply, after which a connection is closed. Less than 16 KiB is none.
-        Start progress_ms: Millis = "5000", "100" to "600000";
+        Runtime progress_ms: Millis = "5000", "100" to "600000";
         /// Replies waiting in one connection at which no more of its requests are read.
-        Start output_pause_len: ByteLen = "1 MiB", "16 KiB" to "1 GiB";
+        Runtime output_pause_len: ByteLen = "1 MiB", "16 KiB" to "1 GiB";
         /// Replies waiting in one connection at which it is closed.
-        Start output_len_max: ByteLen = "64 MiB", "1 MiB" to "16 GiB";
+        Runtime output_len_max: ByteLen = "64 MiB", "1 MiB" to "16 GiB";
         /// Requests and replies waiting in all connections together, as a share of `dram`. Those that hold most are closed.
-        Start output_total_percent: Percent = "10", "1" to "50";
+        Runtime output_total_percent: Percent = "10", "1" to "50";
     }
     "Who may" {
         /// Password that `AUTH` and `HELLO` ask for. Empty asks for none.
@@ -363,7 +365,7 @@ settings! {
     }
     "Logs" {
         /// The least important line that is still logged.
-        Start log_level: LogLevel = "info";
+        Runtime log_level: LogLevel = "info";
         /// Lines for people, or one JSON object a line.
         Start log_format: LogFormat = "text";
     }

@@ -51,7 +51,7 @@ pub(crate) fn dump(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
                 Found::Flash(read) => usize::try_from(read.length).unwrap_or(usize::MAX),
                 Found::Small(bytes) => bytes.len(),
             };
-            let max = ctx.node.hot.output_len_max;
+            let max = ctx.node.hot.output_len_max();
             if len >= max {
                 return Err(WireError::new(ErrorWord::TooBig, format!("a dump has less than {max} bytes")));
             }

@@ -68,14 +68,14 @@ impl Fetching {
         let (mut there, mut reads, mut len) = (Vec::new(), Vec::new(), 0);
         while let Some(item) = self.items.front() {
             if let Some(Found::Flash(read)) = item {
-                if !reads.is_empty() && len + read.length > node.hot.client_reserve {
+                if !reads.is_empty() && len + read.length > node.hot.client_reserve() {
                     break;
                 }
                 len += read.length;
             }
             there.push(match self.items.pop_front().flatten() {
                 Some(Found::Flash(mut read)) => {
-                    read.promote = match node.hot.promote_on {
+                    read.promote = match node.hot.promote_on() {
                         _ if self.untouched => false,
                         PromoteOn::First => true,
                         PromoteOn::Second => read.promote,
@@ -166,7 +166,7 @@ pub(crate) async fn fetch_all(
 
 async fn fetch(node: &Node, account: &Arc<Account>, read: FlashRead) -> Result<Option<Fetched>, WireError> {
     let Some(tier) = node.tier() else { return Ok(None) };
-    let fetched = match tokio::time::timeout(node.hot.flash_wait, tier.fetch(node.now(), read, account)).await {
+    let fetched = match tokio::time::timeout(node.hot.flash_wait(), tier.fetch(node.now(), read, account)).await {
         Ok(Ok(fetched)) => fetched,
         Ok(Err(error @ FlashError::Store(_))) => return Err(flash(&error)),
         // The device says so itself, in `TIER LIST` and in the log.

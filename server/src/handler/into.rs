@@ -89,7 +89,7 @@ impl Pushing {
         if let Some(held) = hold(now)? {
             return Ok(Some(held));
         }
-        let span = node.hot.lease_max;
+        let span = node.hot.lease_max();
         let item = Item::of(session, now, &self.key, now + span, None);
         let brought = bring(session, vec![item], span).await.pop().transpose()?.flatten();
         let Some(brought) = brought else { return Ok(None) };

@@ -234,10 +234,10 @@ async fn settle(node: &Node, outcome: Outcome, durable: bool) -> Outcome {
         return unsettled(ErrorWord::Denied, "this node has no flash tier".to_owned());
     };
     let synced = tier.durable(node.now(), &committed.key, committed.generation);
-    match tokio::time::timeout(node.hot.flash_wait, synced).await {
+    match tokio::time::timeout(node.hot.flash_wait(), synced).await {
         Ok(Ok(())) => outcome,
         Ok(Err(error)) => unsettled(flash(&error).word(), error.to_string()),
-        Err(_) => unsettled(ErrorWord::Busy, format!("flash took longer than {:?}", node.hot.flash_wait)),
+        Err(_) => unsettled(ErrorWord::Busy, format!("flash took longer than {:?}", node.hot.flash_wait())),
     }
 }
 

@@ -8,6 +8,7 @@ use super::object::{choose, write_locator};
 use crate::conn::Room;
 use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
+use crate::drain::refuse_if_draining;
 use crate::error::refused;
 use crate::handler::job::Job;
 use crate::node::Node;
@@ -20,7 +21,8 @@ use storage::{FlashRead, GRANT_SPAN_MAX, Leased};
 
 /// The length of a lease, checked.
 pub(crate) fn checked_span(ctx: &Ctx<'_>, span: Millis) -> Result<Millis, WireError> {
-    let max = ctx.node.hot.lease_max;
+    refuse_if_draining(ctx)?;
+    let max = ctx.node.hot.lease_max();
     if span > max || span == Millis(0) {
         return Err(WireError::new(ErrorWord::TooBig, format!("a lease lasts from 1 to {} ms", max.0)));
     }
@@ -121,7 +123,7 @@ pub(crate) async fn bring(session: &Session, items: Vec<Item>, span: Millis) -> 
             }
         });
     }
-    let mut wave_len_max = node.hot.client_reserve;
+    let mut wave_len_max = node.hot.client_reserve();
     let mut room = Room::begin(node);
     while !pending.is_empty() {
         let (mut wave, mut reads, mut len) = (Vec::new(), Vec::new(), 0);

@@ -49,7 +49,7 @@ pub(crate) fn queue(ctx: &mut Ctx<'_>, spec: &Spec) -> Result<bool, WireError> {
     if spec.flags.contains(Flags::NO_MULTI) {
         return Err(WireError::err("Command not allowed inside a transaction"));
     }
-    let max = ctx.node.hot.request_len_max;
+    let max = ctx.node.hot.request_len_max();
     let command = Queued::of(ctx.args, ctx.taken);
     let (now_ms, writes) = (ctx.now.0 / 1_000_000, spec.flags.intersects(Flags::WRITE | Flags::MAY_REPLICATE));
     let client = std::sync::Arc::clone(&ctx.session.client);

@@ -9,6 +9,7 @@ use super::into;
 use super::job::{Job, PIECE_LEN_MAX, Sealing, Storing};
 use crate::conn::BULKY_LEN_MIN;
 use crate::dispatch::{Ctx, Flow};
+use crate::drain::refuse_if_draining;
 use crate::error::refused;
 use protocol::base::{ByteLen, Crc, Locator, Millis, RawSpan, SegmentId, Via};
 use protocol::command::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
@@ -88,6 +89,7 @@ fn grant(
     durable: bool,
 ) -> Result<Option<Granted>, WireError> {
     protocol::command::check_key(key)?;
+    refuse_if_draining(ctx)?;
     let deadline = ctx.now + ctx.node.config.read().grant_ms;
     let session = ctx.session.bond.id;
     // Over TCP the server applies each write itself, in copy mode it copies, over RDMA it reads: nobody else can write the slot.

@@ -44,7 +44,7 @@ impl Listening {
 
 impl Session {
     fn listening(&mut self) -> &mut Listening {
-        let (client, max) = (&self.client, self.node.hot.output_len_max);
+        let (client, max) = (&self.client, self.node.hot.output_len_max());
         self.listening.get_or_insert_with(|| {
             Box::new(Listening {
                 mailbox: Mailbox::new(client, max),

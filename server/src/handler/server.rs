@@ -199,12 +199,14 @@ pub(crate) fn lolwut(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Ok(Flow::Go)
 }
 
-/// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]`: what lies in DRAM only goes to flash first, unless `NOSAVE`.
+/// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]`: what lies in DRAM only goes to flash first, unless `NOSAVE`. Those who hold
+/// grants and leases get time to end them, unless `NOW` or `NOSAVE`.
 pub(crate) fn shutdown(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut words = Words::new(&ctx.args, 1);
-    let (mut abort, mut save) = (false, None);
+    let (mut abort, mut now, mut save) = (false, false, None);
     while let Some(option) = words.option()? {
         abort |= option.eq_ignore_ascii_case(b"abort");
+        now |= option.eq_ignore_ascii_case(b"now");
         let saves = option.eq_ignore_ascii_case(b"save");
         if (saves || option.eq_ignore_ascii_case(b"nosave")) && save.replace(saves) == Some(!saves) {
             return Err(WireError::syntax());
@@ -220,6 +222,8 @@ pub(crate) fn shutdown(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     tracing::info!(client = ctx.session.client.id, "SHUTDOWN");
     if save == Some(false) {
         ctx.node.shut_down_unsaved();
+    } else if now {
+        ctx.node.hurry();
     } else {
         ctx.node.shut_down();
     }

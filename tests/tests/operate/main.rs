@@ -2,4 +2,5 @@
 
 mod metrics;
 mod monitoring;
+mod supervise;
 mod tls;

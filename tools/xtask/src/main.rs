@@ -43,6 +43,8 @@ enum Chore {
         #[arg(long)]
         only: Option<String>,
     },
+    /// Writes the server's man page and shell completions to target/manual
+    Manual,
     /// Writes the generated parts of README.md and docs/protocol.md again
     Docs,
     /// Tests that need a kernel of their own, in a QEMU guest with RDMA, NVMe and device mapper
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Check { quick } => check::run(quick),
         Chore::Deep { fuzz_s, seeds, only } => deep::run(fuzz_s, seeds, only.as_deref()),
+        Chore::Manual => manual(),
         Chore::Docs => reference::write(),
         Chore::Guest(options) => guest::run(&options),
     };
@@ -64,6 +67,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The server's own example makes them, so that xtask need not be built with the server.
+fn manual() -> anyhow::Result<bool> {
+    let dir = root().join("target/manual");
+    let example = ["run", "--quiet", "--package", "mooncake-server", "--example", "manual", "--"];
+    let status = std::process::Command::new(env!("CARGO")).args(example).arg(&dir).current_dir(root()).status()?;
+    Ok(status.success())
 }
 
 /// The root of the tree.

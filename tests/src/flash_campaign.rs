@@ -21,6 +21,7 @@ pub mod power;
 pub mod rot;
 pub mod slow;
 pub mod soak;
+pub mod warm;
 
 use crate::raw::Raw;
 use crate::server::{Mark, Server, patience};

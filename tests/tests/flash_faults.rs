@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard};
 use tests::flash_campaign::ledger::{Entry, Ledger};
-use tests::flash_campaign::{Plan, Summary, faulty, forge, kill, limits, look_at_all, power, rot, slow, soak};
+use tests::flash_campaign::{Plan, Summary, faulty, forge, kill, limits, look_at_all, power, rot, slow, soak, warm};
 use tests::sandbox::without_io_uring;
 use tests::{Raw, Server, payload};
 
@@ -118,4 +118,11 @@ fn the_ledger_finds_what_must_not_be() {
     assert!(look_at_all(&server, &ledger, None).is_err(), "another key's");
     raw.ask(&["DEL", "k:0"]);
     assert_eq!(look_at_all(&server, &ledger, None).expect("a miss").durable_lost, 1);
+}
+
+#[test]
+fn memory_is_taken_over_whole_or_not_at_all() {
+    let _alone = alone();
+    let plan = plan(24);
+    report(&plan, warm::run(&plan, |_| {}));
 }

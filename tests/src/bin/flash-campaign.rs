@@ -46,6 +46,8 @@ enum Fault {
     Forge,
     /// All kinds of trouble for a long time: what the server holds must not grow. Needs root and FUSE.
     Soak,
+    /// Planned restarts of a server whose memory outlives it, and kills in between.
+    Warm,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -75,6 +77,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Fault::Slow => campaign::slow::run(&plan, progress),
         Fault::Forge => campaign::forge::run(&plan, progress).map(Some),
         Fault::Soak => campaign::soak::run(&plan, length, progress),
+        Fault::Warm => campaign::warm::run(&plan, progress),
     };
     bar.finish_and_clear();
     match outcome {

@@ -54,6 +54,8 @@ struct Shared {
     ending: AtomicBool,
     /// Whether a write that should be durable may be told that it is not.
     flash_may_fail: bool,
+    /// Whether there is no flash, so that nothing can be durable.
+    no_flash: bool,
     /// Writes and deletions sent.
     changes: AtomicU64,
 }
@@ -80,6 +82,14 @@ impl Load {
     /// If a client cannot connect.
     pub fn start_on_bad_flash(addr: SocketAddr, ledger: &Arc<Ledger>, seed: u64) -> anyhow::Result<Self> {
         Self::with(Shared { flash_may_fail: true, ..Shared::default() }, addr, ledger, seed)
+    }
+
+    /// Starts one of a server without flash.
+    ///
+    /// # Errors
+    /// If a client cannot connect.
+    pub fn start_without_flash(addr: SocketAddr, ledger: &Arc<Ledger>, seed: u64) -> anyhow::Result<Self> {
+        Self::with(Shared { no_flash: true, ..Shared::default() }, addr, ledger, seed)
     }
 
     fn with(shared: Shared, addr: SocketAddr, ledger: &Arc<Ledger>, seed: u64) -> anyhow::Result<Self> {
@@ -170,8 +180,8 @@ impl Worker {
         let number = self.rng.random_range(0..self.ledger.len() / CLIENTS) * CLIENTS + self.number;
         let key = self.ledger.key(number);
         match self.rng.random_range(0..100) {
-            0..50 => self.set(number, &key),
-            50..58 => self.put_durably(number, &key),
+            50..58 if !self.shared.no_flash => self.put_durably(number, &key),
+            0..58 => self.set(number, &key),
             58..66 => self.delete(number, &key),
             _ => self.read(number, &key),
         }

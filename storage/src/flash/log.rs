@@ -35,6 +35,7 @@ mod syncs;
 
 pub(crate) use append::SpillJob;
 pub(crate) use read::{Filled, ReadJob, Target, Verdict};
+pub(crate) use reclaim::LEAVE_PATIENCE;
 pub(crate) use scrub::{Finding, Rotten, ScrubJob, ScrubReport, Task};
 
 use crate::Store;

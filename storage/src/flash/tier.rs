@@ -28,7 +28,7 @@ pub use status::{DeviceState, DeviceStatus, Phase, Progress, ScrubStatus};
 use crate::Store;
 use crate::flash::device::Device;
 use crate::flash::journal::{Journal, JournalOptions};
-use crate::flash::log::{SpillJob, Ticket};
+use crate::flash::log::{LEAVE_PATIENCE, SpillJob, Ticket};
 use crate::flash::meta::{MetaStore, NoMeta, SledOptions, SledStore};
 use crate::slot::Account;
 use crate::store::flash::{FlashRead, Graveyard, SpillOf};
@@ -264,8 +264,9 @@ impl Tier {
         Ok(id)
     }
 
-    /// Lets a device go. With `drain`, what it holds goes through DRAM to the other devices first: records wait for room while
-    /// others are written; what finds none for long is gone, and all of it without `drain`. Blocks until then.
+    /// Lets a device go. With `drain`, what it holds goes through DRAM to the other devices first, and is durable there as it was
+    /// here: records wait for room while others are written; what finds none for long is gone, and all of it without `drain`.
+    /// Blocks until then; a crash before forgets what is on its way.
     ///
     /// # Errors
     /// [`FlashError::NoDevice`]; [`FlashError::NoRoomElsewhere`], before anything was touched.
@@ -279,6 +280,10 @@ impl Tier {
         device.leaving.store(true, Ordering::Relaxed);
         self.0.tell_spilling();
         device.leave(drain);
+        if drain {
+            // What came through DRAM is on no device yet, if it was not spilled meanwhile.
+            self.0.write_out(LEAVE_PATIENCE);
+        }
         self.0.save_spending();
         // Also what its tables could not tell: were it to come back, nothing of it would be known to be alive.
         for segment in 0..device.slots.1 {

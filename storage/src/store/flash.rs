@@ -231,9 +231,10 @@ impl Store {
     }
 
     /// Fill of DRAM with dirty objects, in percent of the capacity, above which [`Store::next_spill`] gives any: 85 unless
-    /// set. At 0 everything is spilled, as before a clean end.
-    pub fn set_spill_mark(&self, percent: u8) {
-        self.0.flash().mark_percent.store(percent.into(), Ordering::Relaxed);
+    /// set. At 0 everything is spilled, as before a clean end. Returns what it was.
+    pub fn set_spill_mark(&self, percent: u8) -> u8 {
+        let was = self.0.flash().mark_percent.swap(percent.into(), Ordering::Relaxed);
+        u8::try_from(was).expect("it was set here")
     }
 
     /// Told when dropping something in DRAM has become free, because it was spilled or will not be. A writer that got

@@ -108,6 +108,28 @@ fn a_device_that_goes_takes_nothing_with_it() {
     assert!(raw.ask(&["TIER", "DETACH", "dram"]).is_error("DENIED"));
 }
 
+/// What was durable on a device that was drained is durable where it went: a kill right after the answer loses nothing.
+#[test]
+fn a_device_that_goes_loses_nothing_to_a_kill() {
+    let second = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let device = format!("{}:128MiB", second.path().join("flash.1").display());
+    let mut server = server("128 MiB", &["--nvme", &device]);
+    let mut raw = Raw::to(&server);
+    let count = fill(&mut raw, 30 << 20);
+    shut_down(&mut server, &[]);
+    let server = server.restart();
+    let mut raw = Raw::to(&server);
+    assert_eq!(info(&mut raw, "flash_only_objects"), count as u64, "all of them are durable");
+    assert_eq!(raw.ask(&["TIER", "DETACH", "flash.1"]).text(), "OK");
+    let mut server = server;
+    server.kill();
+    let server = server.restart();
+    let mut raw = Raw::to(&server);
+    for number in 0..count {
+        assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
+    }
+}
+
 /// What DRAM has no room for goes through it to the devices that stay, and a device with nowhere to go stays.
 #[test]
 fn a_device_that_goes_is_emptied_into_those_that_stay() {

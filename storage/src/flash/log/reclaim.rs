@@ -34,7 +34,7 @@ pub(super) const MISMATCHES_MAX: u32 = 3;
 /// Segments' worth of records that may be written again at once, if few were for long.
 const CREDIT_SEGMENTS_MAX: u64 = 2;
 /// How long a device that is let go waits for room for one object, while others are written to.
-pub(super) const LEAVE_PATIENCE: Millis = Millis(10_000);
+pub(crate) const LEAVE_PATIENCE: Millis = Millis(10_000);
 /// At least what a record adds to its segment's footer beside its key.
 const IN_FOOTER_LEN_MAX: usize = 128;
 /// Records being copied at once.

@@ -10,7 +10,8 @@ use crate::flash::log::SpillJob;
 use crate::store::flash::Spill;
 use parking_lot::{Condvar, Mutex};
 use protocol::base::{ByteLen, Millis};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// How often the store is asked while nothing happens.
@@ -62,7 +63,7 @@ impl Inner {
         let devices = self.devices.read();
         let able = devices.iter().filter(|device| device.takes_spills() && length <= device.segment_len / 2);
         able.min_by_key(|device| {
-            let written = device.figures.written.load(std::sync::atomic::Ordering::Relaxed);
+            let written = device.figures.written.load(Ordering::Relaxed);
             u128::from(written) * (1 << 32) / u128::from(device.size().max(1))
         })
         .cloned()
@@ -107,7 +108,7 @@ impl Inner {
     /// Errors of all devices.
     fn spill_failures(&self) -> u64 {
         let devices = self.devices.read();
-        devices.iter().map(|device| device.figures.errors.load(std::sync::atomic::Ordering::Relaxed)).sum()
+        devices.iter().map(|device| device.figures.errors.load(Ordering::Relaxed)).sum()
     }
 
     /// Hands out what the bound allows; how many objects that was.
@@ -142,6 +143,47 @@ impl Inner {
                 return;
             }
             self.spills.news.wait_for(&mut state, PAUSE);
+        }
+    }
+
+    /// Writes what is dirty now to the devices there are, and syncs them. What is written meanwhile is not waited for, and a
+    /// tier on which nothing gets further for `patience` is left as it is.
+    pub(super) fn write_out(self: &Arc<Self>, patience: Millis) {
+        let written =
+            || -> u64 { self.devices.read().iter().map(|device| device.figures.written.load(Ordering::Relaxed)).sum() };
+        let mark = self.store.set_spill_mark(0);
+        let mut seen = written();
+        // Coldest first, so what came later comes after all of it.
+        let enough = seen + self.store.accounting().live;
+        let mut until = Instant::now() + patience.duration();
+        loop {
+            let some = self.spill_some();
+            let now = written();
+            if now != seen {
+                (seen, until) = (now, Instant::now() + patience.duration());
+            }
+            let mut state = self.spills.state.lock();
+            if (some == 0 && state.in_flight == 0) || seen >= enough {
+                break;
+            }
+            if Instant::now() >= until {
+                tracing::warn!(
+                    in_flight = state.in_flight,
+                    "not everything in DRAM could be written to flash: nothing is taken"
+                );
+                break;
+            }
+            self.spills.news.wait_for(&mut state, PAUSE);
+        }
+        self.store.set_spill_mark(mark);
+        let (tell, told) = mpsc::channel();
+        for device in self.devices.read().iter().filter(|device| device.is_on()) {
+            let tell = tell.clone();
+            device.sync(Box::new(move |result| drop(tell.send(result))));
+        }
+        drop(tell);
+        for error in told.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "a flash device could not be synced");
         }
     }
 

@@ -341,7 +341,7 @@ fn detaching_ends_what_was_lent_and_nothing_else() {
 
 #[test]
 fn one_client_cannot_reserve_more_than_its_share() {
-    let server = Server::start(&["--dram", "64 MiB", "--grant-ms", "2000"]);
+    let server = Server::start(&["--dram", "64 MiB", "--grant-ms", "5000"]);
     let mut greedy = Raw::to(&server);
     let began = Instant::now();
     // A share is 5 %: three of 1 MiB and a bit.
@@ -355,7 +355,7 @@ fn one_client_cannot_reserve_more_than_its_share() {
         .enumerate()
         .filter_map(|(n, raw)| raw.ask(&["PUT", &format!("o{n}"), "LEN", "4000000"]).has("grant").then_some(()));
     let granted = granted.count();
-    assert!(began.elapsed() < Duration::from_secs(2), "the machine is too slow for this test");
+    assert!(began.elapsed() < Duration::from_secs(5), "the machine is too slow for this test");
     assert_eq!(granted, 3, "16 MiB less 3 MiB have room for three of 4 MB");
     crate::assert_serves(&server);
     drop((greedy, others));

@@ -291,7 +291,7 @@ fn attack(what: impl Fn(&Server, &mut StdRng, &Memory, &mut Peer) -> Result<(), 
     mine.put(0, &[0xee; 64 * 1024]);
     let untouched = random(&mut rng, MIB);
     let mut bystander = server.peer();
-    for run in 0..runs(30) {
+    for run in 0..runs(6) {
         server.put(0, &untouched);
         let mut offender = server.peer();
         let broken = server.transport.stats().broken;
@@ -405,7 +405,7 @@ fn a_peer_that_goes_in_the_middle_leaves_nothing_behind() {
     let mut rng = seeded();
     let server = Server::new(RdmaTerms::default(), 8 * MIB);
     let device = Arc::clone(server.transport.device());
-    for run in 0..runs(20) {
+    for run in 0..runs(8) {
         let theirs = Memory::new(&device, 8 * MIB, RemoteAccess { read: true, write: true, windows: false });
         let peer = server.peer();
         let (told, ended) = mpsc::channel();

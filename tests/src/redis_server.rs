@@ -4,6 +4,7 @@
 //! - No process outlives its [`Redis`], and none writes a file.
 
 use crate::peer;
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Time that it gets to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Free ports that are tried: between being found free and being used, one may be taken.
-const PORTS_MAX: usize = 5;
+const PORTS_MAX: usize = 10;
 
 /// A running `redis-server`.
 #[derive(Debug)]
@@ -36,13 +37,27 @@ impl Redis {
             let mut redis = Self { child: child.expect("redis-server runs"), addr };
             let deadline = Instant::now() + PATIENCE;
             while Instant::now() < deadline && redis.child.try_wait().is_ok_and(|status| status.is_none()) {
-                if TcpStream::connect(addr).is_ok() {
+                if redis.answers() {
                     return Some(redis);
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
         panic!("redis-server does not start");
+    }
+
+    /// Whether it is this process that listens there: on a port that was found free somebody else may have been first.
+    fn answers(&self) -> bool {
+        let own = format!("process_id:{}\r\n", self.child.id());
+        let ask = || -> io::Result<bool> {
+            let mut socket = TcpStream::connect(self.addr)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.write_all(b"INFO server\r\nQUIT\r\n")?;
+            let mut told = String::new();
+            socket.read_to_string(&mut told)?;
+            Ok(told.contains(&own))
+        };
+        ask().unwrap_or(false)
     }
 
     /// Where it listens.

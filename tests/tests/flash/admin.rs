@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tempfile::TempDir;
 use tests::sandbox::without_io_uring;
 use tests::server::{Mark, until};
 use tests::{Raw, Server, Value};
@@ -87,18 +88,24 @@ fn a_device_that_comes_shares_the_writes() {
     }
 }
 
+/// A server with a second device, started anew after a clean stop: its objects, that many, lie on flash alone and are durable.
+/// The second device lies in the directory that comes with it.
+fn two_devices_at_rest() -> (Server, TempDir, usize) {
+    let second = TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let device = format!("{}:128MiB", second.path().join("flash.1").display());
+    let mut server = server("128 MiB", &["--nvme", &device]);
+    let count = fill(&mut Raw::to(&server), 30 << 20);
+    shut_down(&mut server, &[]);
+    let server = server.restart();
+    assert_eq!(info(&mut Raw::to(&server), "flash_only_objects"), count as u64);
+    (server, second, count)
+}
+
 /// A device that is let go leaves what it held.
 #[test]
 fn a_device_that_goes_takes_nothing_with_it() {
-    let second = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
-    let device = format!("{}:128MiB", second.path().join("flash.1").display());
-    let mut server = server("128 MiB", &["--nvme", &device]);
+    let (server, _second, count) = two_devices_at_rest();
     let mut raw = Raw::to(&server);
-    let count = fill(&mut raw, 30 << 20);
-    shut_down(&mut server, &[]);
-    let server = server.restart();
-    let mut raw = Raw::to(&server);
-    assert_eq!(info(&mut raw, "flash_only_objects"), count as u64);
     assert_eq!(raw.ask(&["TIER", "DETACH", "flash.1"]).text(), "OK");
     assert!(tier(&mut raw, "flash.1").is_none() && tier(&mut raw, "flash.0").is_some());
     for number in 0..count {
@@ -111,17 +118,8 @@ fn a_device_that_goes_takes_nothing_with_it() {
 /// What was durable on a device that was drained is durable where it went: a kill right after the answer loses nothing.
 #[test]
 fn a_device_that_goes_loses_nothing_to_a_kill() {
-    let second = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
-    let device = format!("{}:128MiB", second.path().join("flash.1").display());
-    let mut server = server("128 MiB", &["--nvme", &device]);
-    let mut raw = Raw::to(&server);
-    let count = fill(&mut raw, 30 << 20);
-    shut_down(&mut server, &[]);
-    let server = server.restart();
-    let mut raw = Raw::to(&server);
-    assert_eq!(info(&mut raw, "flash_only_objects"), count as u64, "all of them are durable");
-    assert_eq!(raw.ask(&["TIER", "DETACH", "flash.1"]).text(), "OK");
-    let mut server = server;
+    let (mut server, _second, count) = two_devices_at_rest();
+    assert_eq!(Raw::to(&server).ask(&["TIER", "DETACH", "flash.1"]).text(), "OK");
     server.kill();
     let server = server.restart();
     let mut raw = Raw::to(&server);
@@ -214,13 +212,13 @@ fn a_scrub_finds_rot_before_a_reader_does() {
 fn a_data_directory_is_served_by_one_server_only() {
     let first = server("64 MiB", &[]);
     let data = first.dir().join("data").display().to_string();
-    let other = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let other = TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
     let device = format!("{}:64MiB", other.path().join("flash").display());
     let args = ["--dram", "64 MiB", "--nvme", &device, "--data-dir", &data];
     let log = Server::try_start(other.into(), &args, Mark::Ready).expect_err("the directory is taken");
     assert!(log.contains("is in use by another server"), "{log}");
     // Its own directory does not help against a device that is taken.
-    let other = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let other = TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
     let device = first.dir().join("flash.0").display().to_string();
     let args = ["--dram", "64 MiB", "--nvme", &device];
     let log = Server::try_start(other.into(), &args, Mark::Ready).expect_err("the device is taken");
@@ -255,7 +253,7 @@ fn where_io_uring_is_refused_another_engine_is_chosen_and_told() {
         assert!(is_there(&mut raw, number, 1), "{} of {count}", key(number));
     }
     assert_eq!(scrubbed(&mut raw).field("scrub-rotten").number(), 0);
-    let dir = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+    let dir = TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
     let device = format!("{}:64MiB", dir.path().join("flash").display());
     let args = ["--dram", "64 MiB", "--nvme", &device, "--flash-engine", "uring"];
     let demanded = without_io_uring(|| Server::try_start(dir.into(), &args, Mark::Ready));
@@ -267,7 +265,7 @@ fn where_io_uring_is_refused_another_engine_is_chosen_and_told() {
 #[test]
 fn devices_that_cannot_be_refuse_the_start() {
     for device in ["/proc/version", "/nonexistent/dir/flash:64MiB"] {
-        let dir = tempfile::TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
+        let dir = TempDir::with_prefix("mooncake-test-").expect("a directory for the test");
         let args = ["--dram", "64 MiB", "--nvme", device];
         let log = Server::try_start(dir.into(), &args, Mark::Ready).expect_err("no device of ours");
         let path = device.split(':').next().expect("a path");

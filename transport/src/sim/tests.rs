@@ -1,3 +1,8 @@
+//! The network that loses, delays and writes late, from seeds.
+//!
+//! Invariants:
+//! - Whatever arrives late, a slot is reused only after its fence, and then nothing of its former life reaches it.
+
 use super::*;
 use crate::shm::anonymous;
 use protocol::base::copy_from;

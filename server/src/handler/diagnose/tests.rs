@@ -1,3 +1,8 @@
+//! What `DIAGNOSE` finds in figures that are made up: a node in order, and one thing at a time that is not.
+//!
+//! Invariants:
+//! - Nothing is found in [`healthy`]; each test changes it by what its finding is about.
+
 use super::*;
 
 fn healthy() -> Vitals {

@@ -1,3 +1,8 @@
+//! Bulk connections and the pool of them, against a server of these tests that is told how to answer.
+//!
+//! Invariants:
+//! - Nothing waits longer than [`LIMIT`], whatever the other side does.
+
 use super::super::pool::{BulkPool, STRIPE_LEN_MIN};
 use super::*;
 use std::collections::HashMap;

@@ -1,3 +1,8 @@
+//! The bulk frame's bytes: golden ones, random ones there and back, and what has to be refused.
+//!
+//! Invariants:
+//! - What docs/protocol.md says of a header is what is encoded here, byte by byte.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -86,7 +86,7 @@ async fn verify(node: &Node, tier: &Tier) -> Verified {
         let mut keys: Vec<Vec<u8>> = Vec::new();
         cursor = node.store.scan(node.now(), cursor, LOOK_COUNT, |key| keys.push(key.to_vec()));
         for key in keys {
-            let Some(Found::Flash(read)) = node.store.peek(node.now(), &key) else { continue };
+            let Ok(Some(Found::Flash(read))) = node.store.peek(node.now(), &key, false) else { continue };
             while reads.len() >= READS_MAX {
                 note(&mut verified, reads.join_next().await);
             }

@@ -26,6 +26,10 @@ fn granted(store: &Store, now: Instant, key: &[u8], payload: &[u8]) -> Result<Co
     seal.finish(now, Crc::of(payload), actual)
 }
 
+fn peek(store: &Store, now: Instant, key: &[u8]) -> Option<Found> {
+    store.peek(now, key, false).expect("few readers")
+}
+
 fn bytes(found: Option<Found>) -> Option<Vec<u8>> {
     found.map(|found| match found {
         Found::Small(bytes) => bytes,
@@ -47,10 +51,10 @@ fn what_was_written_is_read_at_every_length() {
         let value: Vec<u8> = (0..len).map(|n| u8::try_from((n * 31 + len) % 251).expect("a byte")).collect();
         let key = format!("key:{len}");
         store.set(now, key.as_bytes(), &value, &account, &Terms::default()).expect("room");
-        assert_eq!(bytes(store.peek(now, key.as_bytes())), Some(value.clone()), "{len}");
+        assert_eq!(bytes(peek(&store, now, key.as_bytes())), Some(value.clone()), "{len}");
         let other = format!("put:{len}");
         granted(&store, now, other.as_bytes(), &value).expect("room");
-        assert_eq!(bytes(store.peek(now, other.as_bytes())), Some(value), "{len}");
+        assert_eq!(bytes(peek(&store, now, other.as_bytes())), Some(value), "{len}");
         store.audit();
     }
     assert_eq!(account.reserved(), ByteLen(0));
@@ -155,5 +159,40 @@ fn a_commit_is_repeatable_and_a_wrong_checksum_publishes_nothing() {
     let Seal::Begun(seal) = store.seal(now, granted.grant, SESSION, None).expect("open") else { panic!() };
     assert!(matches!(seal.finish(now, Crc(1), crc), Err(StoreError::Crc { .. })));
     assert!(!store.contains(now, b"l"));
+    store.audit();
+}
+
+/// An answer of nil would say that nothing was there, after it was taken away.
+#[test]
+fn what_more_read_than_can_be_counted_is_refused_and_stays_as_it_is() {
+    let store = store(16, StoreConfig::default());
+    let now = Instant(1_000_000_000);
+    let (key, value, account) = (b"key", vec![7; 100_000], Account::new());
+    store.set(now, key, &value, &account, &Terms::default()).expect("room");
+    let before = store.stat(now, key).expect("it is there");
+    let first = match store.read(now, key, None, <[u8]>::to_vec) {
+        Ok(Some(Found::Large(guard))) => guard,
+        other => panic!("{other:?}"),
+    };
+    let mut guards: Vec<ReadGuard> = std::iter::from_fn(|| first.again()).collect();
+    assert_eq!(guards.len() + 1, usize::from(u16::MAX));
+    let refused = |error: Option<StoreError>| assert!(matches!(error, Some(StoreError::TooManyUsers)), "{error:?}");
+    refused(store.peek(now, key, false).err());
+    refused(store.peek(now, key, true).err());
+    refused(store.snapshot(now, key, false).err());
+    refused(store.take(now, key, false).err());
+    refused(store.read_and_expire(now, key, Some(now + Millis(1)), false).err());
+    for terms in [Terms::default(), Terms { keep_ttl: true, ..Terms::default() }] {
+        let (found, written) = store.exchange(now, key, b"another", &account, &terms, false).expect("room");
+        assert!(found.is_none());
+        refused(written.err());
+    }
+    store.audit();
+    let after = store.stat(now, key).expect("it is there still");
+    assert_eq!((after.generation, after.expires), (before.generation, before.expires));
+    drop(guards.pop());
+    assert_eq!(bytes(store.take(now, key, false).expect("one less reads it")), Some(value));
+    assert!(store.stat(now, key).is_none());
+    drop((guards, first));
     store.audit();
 }

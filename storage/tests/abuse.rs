@@ -397,8 +397,8 @@ fn a_shorter_commit_frees_the_rest_only_when_nobody_can_write_there() {
         set(&store, NOW, n.to_be_bytes(), 60_000).expect("room");
     }
     copy_into(&vec![0xee; 2 << 20], &window);
-    let crc_at = |n: u32| match store.peek(NOW, &n.to_be_bytes()) {
-        Some(storage::Found::Large(guard)) => (crc_of(guard.span()), guard.crc()),
+    let crc_at = |n: u32| match store.peek(NOW, &n.to_be_bytes(), false) {
+        Ok(Some(storage::Found::Large(guard))) => (crc_of(guard.span()), guard.crc()),
         _ => (Crc(0), Crc(0)),
     };
     for n in 0..40 {

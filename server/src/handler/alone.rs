@@ -135,7 +135,8 @@ impl Alone {
     /// A value on flash that one of the commands needs and that was not brought yet.
     fn missing(&self, node: &Node, now: Instant, brought: &Brought) -> Option<(Box<[u8]>, Snapshot)> {
         self.queue.iter().filter_map(Queued::needs).find_map(|key| {
-            let snapshot = node.store.snapshot(now, key, node.arena.is_some())?;
+            // What too many read is refused when its command runs.
+            let snapshot = node.store.snapshot(now, key, node.arena.is_some()).ok().flatten()?;
             let is_missing = matches!(snapshot.found, Found::Flash(_)) && !brought.has(key, snapshot.generation);
             is_missing.then(|| (key.into(), snapshot))
         })

@@ -38,7 +38,7 @@ impl Dumping {
 /// `DUMP key`
 pub(crate) fn dump(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let key = ctx.word(1)?;
-    match ctx.node.store.snapshot(ctx.now, key, ctx.node.arena.is_some()).map(|snapshot| snapshot.found) {
+    match ctx.node.store.peek(ctx.now, key, ctx.node.arena.is_some()).map_err(refused)? {
         None => ctx.reply().null(),
         Some(Found::Small(bytes)) => {
             let mut encoder = Encoder::new(bytes.len());

@@ -187,10 +187,9 @@ fn object(ctx: &mut Ctx<'_>) -> Result<Option<Stat>, WireError> {
 
 /// How Redis would keep a value of these bytes. Here all are kept alike; tools ask.
 pub(super) fn encoding(ctx: &Ctx<'_>, key: &[u8]) -> &'static str {
-    let found = ctx.node.store.snapshot(ctx.now, key, false).map(|snapshot| snapshot.found);
-    match found {
-        Some(Found::Small(bytes)) if parse_i64(&bytes).is_some() => "int",
-        Some(Found::Small(bytes)) if bytes.len() <= EMBEDDED_LEN_MAX => "embstr",
+    match ctx.node.store.peek(ctx.now, key, false) {
+        Ok(Some(Found::Small(bytes))) if parse_i64(&bytes).is_some() => "int",
+        Ok(Some(Found::Small(bytes))) if bytes.len() <= EMBEDDED_LEN_MAX => "embstr",
         _ => "raw",
     }
 }

@@ -3,6 +3,7 @@
 use super::rework::old_of;
 use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
+use crate::error::refused;
 use crate::handler::job::Job;
 use crate::session::Session;
 use protocol::command::Lcs;
@@ -145,7 +146,9 @@ pub(crate) fn lcs(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         with_match_len: request.with_match_len,
     };
     let checked = ctx.node.arena.is_some();
-    let found = request.keys.map(|key| ctx.node.store.snapshot(ctx.now, key, checked).map(|snapshot| snapshot.found));
+    let look = |key| ctx.node.store.peek(ctx.now, key, checked).map_err(refused);
+    let [a, b] = request.keys.map(look);
+    let found = [a?, b?];
     let len = |found: &Option<Found>| match found {
         None => 0,
         Some(Found::Small(bytes)) => bytes.len(),

@@ -27,7 +27,7 @@ fn reply_found(ctx: &mut Ctx<'_>, found: Option<Found>) -> Flow {
 /// `GETDEL key`
 pub(crate) fn get_del(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let key = ctx.word(1)?;
-    let found = ctx.node.store.take(ctx.now, key, ctx.node.arena.is_some());
+    let found = ctx.node.store.take(ctx.now, key, ctx.node.arena.is_some()).map_err(refused)?;
     if found.is_some() {
         ctx.node.notify(GENERIC, "del", key);
     }
@@ -43,7 +43,8 @@ pub(crate) fn get_ex(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         GetExpiry::Set(SetExpiry::In(span)) => Some(ctx.now + span),
         GetExpiry::Set(SetExpiry::AtUnix(at)) => Some(instant_of_unix(ctx.node, at)),
     };
-    let found = ctx.node.store.read_and_expire(ctx.now, request.key, expires, ctx.node.arena.is_some());
+    let checked = ctx.node.arena.is_some();
+    let found = ctx.node.store.read_and_expire(ctx.now, request.key, expires, checked).map_err(refused)?;
     if let Some(before) = &found {
         match expires {
             None if before.expires.is_none() => {}

@@ -389,7 +389,7 @@ impl Rework {
         now: Instant,
     ) -> Result<(Option<Generation>, Option<Instant>, Old), WireError> {
         let node = &session.node;
-        let Some(snapshot) = node.store.snapshot(now, &self.key, node.arena.is_some()) else {
+        let Some(snapshot) = node.store.snapshot(now, &self.key, node.arena.is_some()).map_err(refused)? else {
             return Ok((None, None, Old::Nothing));
         };
         let Snapshot { generation, expires, found } = snapshot;
@@ -471,7 +471,7 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, mut rework: Rework) -> Result<Flow, WireErr
     let checked = node.arena.is_some();
     let len_max = node.hot.object_len_max;
     for _ in 0..TRIES_MAX {
-        let (generation, expires, old) = match node.store.snapshot(ctx.now, &rework.key, checked) {
+        let (generation, expires, old) = match node.store.snapshot(ctx.now, &rework.key, checked).map_err(refused)? {
             None => (None, None, Old::Nothing),
             Some(Snapshot { generation, expires, found }) => match (ctx.alone, found) {
                 (_, Found::Small(bytes)) => (Some(generation), expires, Old::Bytes(bytes)),

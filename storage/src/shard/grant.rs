@@ -469,6 +469,13 @@ impl Shard {
     }
 
     /// Gives a reserved slot back.
+    /// Gives a written slot back that is not published, and says why.
+    pub(crate) fn refuse(&mut self, slot: Slot, why: StoreError, space: &Space) -> StoreError {
+        space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
+        self.free_slot(slot, space);
+        why
+    }
+
     pub(crate) fn free_slot(&mut self, slot: Slot, space: &Space) {
         slot.account.discharge(slot.charge);
         self.forget_small(&slot);
@@ -526,16 +533,15 @@ impl Shard {
         parent: Option<Stamp>,
         space: &Space,
     ) -> Result<u32, StoreError> {
-        space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
         let key = HashedKey { key: &slot.key, hash: slot.hash };
         let found = self.locate(now, key, space);
         let refusal = self
             .refusal(now, found, terms.condition, parent, space)
             .or_else(|| if terms.pin { self.take_pin(found, slot.charge, space).err() } else { None });
         if let Some(refusal) = refusal {
-            self.free_slot(slot, space);
-            return Err(refusal);
+            return Err(self.refuse(slot, refusal, space));
         }
+        space.states.reserved.fetch_sub(slot.charge, Ordering::Relaxed);
         let (mut expires, mut pins) = (terms.expires, None);
         if let Some(at) = found {
             if terms.keep_ttl {

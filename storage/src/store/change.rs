@@ -7,6 +7,7 @@
 //! Invariants:
 //! - What [`Store::take`], [`Store::read_and_expire`] and an exchange answer is what the key held at the very moment of the
 //!   change: both happen under one lock.
+//! - What cannot be read, because too many read it, is not changed either.
 
 use super::Store;
 use super::read::Found;
@@ -31,28 +32,41 @@ pub struct Snapshot {
 }
 
 impl Store {
-    /// What lies there, for somebody who holds the lock. `None` if too many read it, or a checked one is not what it was.
-    fn found_at(&self, shard_index: usize, shard: &mut Shard, space: &Space, at: At, checked: bool) -> Option<Found> {
-        match at {
-            At::Flash(index) => Some(Found::Flash(shard.flash_read(index, false))),
-            At::Dram(index) if checked => self.found_checked(shard_index, shard, space, index).ok().flatten(),
-            At::Dram(index) => match shard.entries[index].place() {
-                Place::Small { .. } => Some(Found::Small(shard.with_small(index, space, <[u8]>::to_vec))),
-                Place::Extent { .. } => self.guard(shard_index, shard, space, index).map(Found::Large),
-            },
-        }
+    /// What lies there, for somebody who holds the lock. `None` if a checked one is not what it was.
+    fn found_at(
+        &self,
+        shard_index: usize,
+        shard: &mut Shard,
+        space: &Space,
+        at: At,
+        checked: bool,
+    ) -> Result<Option<Found>, StoreError> {
+        let index = match at {
+            At::Flash(index) => return Ok(Some(Found::Flash(shard.flash_read(index, false)))),
+            At::Dram(index) if checked => return self.found_checked(shard_index, shard, space, index),
+            At::Dram(index) => index,
+        };
+        Ok(Some(match shard.entries[index].place() {
+            Place::Small { .. } => Found::Small(shard.with_small(index, space, <[u8]>::to_vec)),
+            Place::Extent { .. } => {
+                Found::Large(self.guard(shard_index, shard, space, index).ok_or(StoreError::TooManyUsers)?)
+            }
+        }))
     }
 
     /// An object and which one it is. Touches nothing. `checked`: clients can write the segments, see
     /// [`Store::read_checked`].
-    pub fn snapshot(&self, now: Instant, key: &[u8], checked: bool) -> Option<Snapshot> {
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyUsers`] when 65,535 reads and leases hold the object.
+    pub fn snapshot(&self, now: Instant, key: &[u8], checked: bool) -> Result<Option<Snapshot>, StoreError> {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
         self.0.with(shard_index, |shard, space| {
-            let at = shard.locate(now, hashed, space)?;
+            let Some(at) = shard.locate(now, hashed, space) else { return Ok(None) };
             let (generation, expires) = (shard.generation_at(at), shard.expiry_at(at));
             let found = self.found_at(shard_index, shard, space, at, checked)?;
-            Some(Snapshot { generation, expires, found })
+            Ok(found.map(|found| Snapshot { generation, expires, found }))
         })
     }
 
@@ -66,17 +80,20 @@ impl Store {
     }
 
     /// Removes an object and answers with it.
-    pub fn take(&self, now: Instant, key: &[u8], checked: bool) -> Option<Found> {
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyUsers`] when 65,535 reads and leases hold the object: then it stays.
+    pub fn take(&self, now: Instant, key: &[u8], checked: bool) -> Result<Option<Found>, StoreError> {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
         self.0.with(shard_index, |shard, space| {
-            let at = shard.locate(now, hashed, space)?;
-            let found = self.found_at(shard_index, shard, space, at, checked);
+            let Some(at) = shard.locate(now, hashed, space) else { return Ok(None) };
+            let found = self.found_at(shard_index, shard, space, at, checked)?;
             // One that was not what was published went with the look.
             if let Some(at) = shard.locate(now, hashed, space) {
                 shard.unlink_at(at, space);
             }
-            found
+            Ok(found)
         })
     }
 
@@ -94,20 +111,23 @@ impl Store {
 
     /// Reads an object, as a touch does, and sets or clears its expiry. An expiry that is past removes it. Answers
     /// with what it was before.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManyUsers`] when 65,535 reads and leases hold the object: then its expiry stays.
     pub fn read_and_expire(
         &self,
         now: Instant,
         key: &[u8],
         expires: Option<Instant>,
         checked: bool,
-    ) -> Option<Snapshot> {
+    ) -> Result<Option<Snapshot>, StoreError> {
         let hashed = self.hash(key);
         let shard_index = self.0.shard_of(hashed.hash);
         self.0.with(shard_index, |shard, space| {
-            let at = shard.locate(now, hashed, space)?;
+            let Some(at) = shard.locate(now, hashed, space) else { return Ok(None) };
             let (generation, before) = (shard.generation_at(at), shard.expiry_at(at));
             shard.touch_as_found(now, at, None, space);
-            let found = self.found_at(shard_index, shard, space, at, checked);
+            let found = self.found_at(shard_index, shard, space, at, checked)?;
             if let Some(at) = shard.locate(now, hashed, space) {
                 if expires.is_some_and(|expires| expires <= now) {
                     shard.unlink_at(at, space);
@@ -115,11 +135,11 @@ impl Store {
                     shard.set_expiry_at(at, expires);
                 }
             }
-            Some(Snapshot { generation, expires: before, found: found? })
+            Ok(found.map(|found| Snapshot { generation, expires: before, found }))
         })
     }
 
-    /// Publishes, and answers with what the key held until then.
+    /// Publishes, and answers with what the key held until then: neither, if that cannot be read.
     pub(super) fn publish_exchanging(
         &self,
         now: Instant,
@@ -133,9 +153,10 @@ impl Store {
         let shard_index = self.0.shard_of(hashed.hash);
         let (found, published) = self.0.with(shard_index, |shard, space| {
             let at = shard.locate(now, hashed, space);
-            let found = at.and_then(|at| self.found_at(shard_index, shard, space, at, checked));
-            let published = shard.publish(now, slot, crc, terms, None, space);
-            (found, published)
+            match at.map(|at| self.found_at(shard_index, shard, space, at, checked)).transpose() {
+                Ok(found) => (found.flatten(), shard.publish(now, slot, crc, terms, None, space)),
+                Err(error) => (None, Err(shard.refuse(slot, error, space))),
+            }
         });
         (found, published.map(|_| committed))
     }

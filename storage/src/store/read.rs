@@ -189,25 +189,13 @@ impl Store {
         })
     }
 
-    /// As [`Store::read`], with a small value copied out. Counts nothing and touches nothing.
-    pub(crate) fn find(&self, now: Instant, key: &[u8], _: Option<u32>) -> Option<Found> {
-        let hashed = self.hash(key);
-        let shard_index = self.0.shard_of(hashed.hash);
-        self.0.with(shard_index, |shard, space| {
-            let index = match shard.locate(now, hashed, space)? {
-                At::Dram(index) => index,
-                At::Flash(index) => return Some(Found::Flash(shard.flash_read(index, false))),
-            };
-            match shard.entries[index].place() {
-                Place::Small { .. } => Some(Found::Small(shard.with_small(index, space, <[u8]>::to_vec))),
-                Place::Extent { .. } => self.guard(shard_index, shard, space, index).map(Found::Large),
-            }
-        })
-    }
-
-    /// The object as it is, without a touch: what `SET … GET` answers.
-    pub fn peek(&self, now: Instant, key: &[u8]) -> Option<Found> {
-        self.find(now, key, None)
+    /// As [`Store::read`], with a small value copied out; counts nothing and touches nothing. `checked`: clients can write the
+    /// segments, see [`Store::read_checked`].
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn peek(&self, now: Instant, key: &[u8], checked: bool) -> Result<Option<Found>, StoreError> {
+        Ok(self.snapshot(now, key, checked)?.map(|snapshot| snapshot.found))
     }
 
     /// As [`Store::read`], where clients can write the segments: a small value is copied and checked, and one that is not
@@ -234,16 +222,6 @@ impl Store {
                 None => shard.counters.misses += 1,
             }
             Ok(found)
-        })
-    }
-
-    /// As [`Store::peek`], checked as [`Store::read_checked`] does.
-    pub fn peek_checked(&self, now: Instant, key: &[u8]) -> Option<Found> {
-        let hashed = self.hash(key);
-        let shard_index = self.0.shard_of(hashed.hash);
-        self.0.with(shard_index, |shard, space| match shard.locate(now, hashed, space)? {
-            At::Dram(index) => self.found_checked(shard_index, shard, space, index).ok().flatten(),
-            At::Flash(index) => Some(Found::Flash(shard.flash_read(index, false))),
         })
     }
 

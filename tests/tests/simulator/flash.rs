@@ -542,7 +542,7 @@ impl World {
             let same = |stat: storage::Stat| (stat.generation, stat.length, stat.crc, stat.expires);
             assert_eq!(was.map(same), is.map(same), "key {} after a restart", record.key);
             if let Some(stat) = is {
-                let Some(Found::Flash(read)) = store.peek(self.now, &key) else { panic!("it is on flash") };
+                let Ok(Some(Found::Flash(read))) = store.peek(self.now, &key, false) else { panic!("it is on flash") };
                 assert_eq!(Some(read.place), stat.flash);
                 let found = flash.look(read.place).expect("it is on the medium");
                 assert_eq!((found.generation, found.content.crc()), (read.generation, read.crc));

@@ -25,7 +25,7 @@ impl World {
 
     pub(crate) fn peek(&mut self, key: u8) {
         let checked = self.random.random_ratio(1, 2);
-        match if checked { self.store.peek_checked(self.now, &[key]) } else { self.store.peek(self.now, &[key]) } {
+        match self.store.peek(self.now, &[key], checked).expect("few readers") {
             None => self.absent(key),
             Some(found) => self.found(key, found),
         }

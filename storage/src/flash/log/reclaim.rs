@@ -8,21 +8,29 @@
 //! - What is pinned is never dropped: what was pinned while others were copied is copied too, and what finds no room puts the
 //!   reclaim off. The segment stays as it is, and another one's turn comes. So does one that would gain too little: writing
 //!   what is pinned again and again wears the device and makes no room.
-//! - The last segment is for copies: spills wait until they are written, and leave it alone while anything is put off. Should there be none all the same, copies of what is not
-//!   pinned are given up, and do not wait for what only this reclaim could bring.
+//! - The last segment is for copies: spills wait until they are written, and leave it alone while anything is put off. Should
+//!   there be none all the same, copies of what is not pinned are given up, and do not wait for what only this reclaim could
+//!   bring.
 //! - A suspect segment's records are all copied that verify and find room.
 
+mod copy;
+mod leave;
+mod put_off;
+
+pub(super) use copy::Copy;
+pub(crate) use leave::LEAVE_PATIENCE;
+pub(super) use put_off::PutOff;
+
 use super::Log;
-use super::append::row_of;
 use super::flight::Flight;
 use super::segment::{Kept, Sealed, State};
 use super::syncs::After;
 use crate::PAGE;
-use crate::dram::memory::{PlainMemory, lend, lend_mut};
+use crate::dram::memory::{PlainMemory, lend};
 use crate::flash::engine::{Engine, Op};
-use crate::flash::format::{CHUNK_LEN, Head, PAGE_LEN, Record, RecordLayout, RecordView, Row, Table};
+use crate::flash::format::{PAGE_LEN, Row, Table};
 use crate::store::flash::{Current, Reinsertion, SlotRecord};
-use protocol::base::{Crc, Instant, Millis, RawSpan, StableMemory, copy_and_crc, copy_into};
+use protocol::base::{RawSpan, StableMemory};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -33,17 +41,10 @@ use std::time::Duration;
 pub(super) const MISMATCHES_MAX: u32 = 3;
 /// Segments' worth of records that may be written again at once, if few were for long.
 const CREDIT_SEGMENTS_MAX: u64 = 2;
-/// How long a device that is let go waits for room for one object, while others are written to.
-pub(crate) const LEAVE_PATIENCE: Millis = Millis(10_000);
 /// At least what a record adds to its segment's footer beside its key.
 const IN_FOOTER_LEN_MAX: usize = 128;
-/// Records being copied at once.
-const COPIES_MAX: usize = 4;
 /// Share of a segment, in percent, that may be pinned for a reclaim to be worth it.
 const PINNED_PERCENT_MAX: u64 = 75;
-/// How soon a reclaim that was put off is tried again; twice as late each time, up to the second.
-const RETRY_MIN: Millis = Millis(1_000);
-const RETRY_MAX: Millis = Millis(60_000);
 /// Devices with fewer segments keep one free ahead of need, larger ones two.
 const SEGMENTS_MANY: usize = 64;
 
@@ -81,32 +82,6 @@ struct Keep {
     pinned: bool,
 }
 
-/// Segments whose pinned records find no room at present.
-#[derive(Default)]
-pub(super) struct PutOff {
-    segments: Vec<u32>,
-    /// When they are tried again.
-    until: Option<Instant>,
-    wait: Millis,
-    /// When they were tried again last.
-    tried: Option<Instant>,
-    /// No segment can be reclaimed, and nothing is left to write to.
-    full: bool,
-}
-
-/// A record being copied.
-pub(super) struct Copy {
-    reclaim: u64,
-    from: u32,
-    keep: Keep,
-    layout: RecordLayout,
-    memory: Arc<PlainMemory>,
-    chunks: Vec<Crc>,
-    inline: Vec<u8>,
-    /// Where it is being written: segment, number of the record, and what tells the index.
-    to: Option<(u32, usize, Reinsertion)>,
-}
-
 impl Reclaim {
     /// Whether room may still be needed for copies.
     fn needs_room(&self) -> bool {
@@ -128,13 +103,6 @@ impl Reclaim {
     }
 }
 
-impl Copy {
-    fn span(&self) -> RawSpan {
-        let len = self.layout.pages() as usize * PAGE_LEN;
-        RawSpan::new(Arc::clone(&self.memory) as Arc<dyn StableMemory>, 0, len).expect("as long as the record")
-    }
-}
-
 impl Log {
     /// Whether a segment waits for its readers.
     pub(super) fn is_draining(&self) -> bool {
@@ -153,19 +121,6 @@ impl Log {
         self.step_copies(engine);
     }
 
-    /// Whether all that the device holds is pinned or set aside, or as good as.
-    pub(super) fn is_full(&self) -> bool {
-        self.put_off.full
-    }
-
-    /// Whether nothing that could be written to will come by itself.
-    fn is_stuck(&self) -> bool {
-        let coming = |state: &State| matches!(state, State::Free | State::Draining);
-        let aside = |state: &State| matches!(state, State::Quarantined(_));
-        self.segments.iter().all(|segment| aside(&segment.state))
-            || !self.put_off.segments.is_empty() && !self.segments.iter().any(|segment| coming(&segment.state))
-    }
-
     /// When a reclaim goes on although nothing happens.
     pub(super) fn next_reclaim(&self) -> Option<Duration> {
         if !self.health.is_on() {
@@ -177,35 +132,6 @@ impl Log {
         let waits = self.reclaim.as_ref().map_or(self.reclaim_due, Reclaim::is_waiting);
         let retry = self.put_off.until.map(|until| until.since(self.now).max(Duration::from_millis(1)));
         waits.then_some(Duration::from_millis(1)).or(retry)
-    }
-
-    /// What must not be lost finds no room: the segment stays as it is.
-    fn put_off(&mut self) {
-        let Some(Reclaim { segment, .. }) = self.reclaim else { return };
-        self.abandon_reclaim();
-        self.put_off.segments.push(segment);
-        if self.put_off.until.is_none() {
-            let wait = self.put_off.wait.0.clamp(RETRY_MIN.0, RETRY_MAX.0);
-            // Tried again and in vain: a little later the next time.
-            let in_vain = self.put_off.tried.is_some_and(|at| self.now < at + Millis(wait));
-            let wait = if in_vain { Millis((wait * 2).min(RETRY_MAX.0)) } else { RETRY_MIN };
-            self.put_off.until = Some(self.now + wait);
-            self.put_off.wait = wait;
-            tracing::warn!(
-                device = %self.config.device,
-                "what is pinned leaves no room to reclaim segments: they stay as they are for now"
-            );
-        }
-    }
-
-    fn retry_put_off(&mut self) {
-        let Some(until) = self.put_off.until else { return };
-        if until <= self.now {
-            self.put_off.segments.clear();
-            self.put_off.until = None;
-            self.put_off.tried = Some(self.now);
-            self.reclaim_due = true;
-        }
     }
 
     fn free_drained(&mut self) {
@@ -365,170 +291,6 @@ impl Log {
         }
     }
 
-    fn step_copies(&mut self, engine: &mut dyn Engine) {
-        while let Some((number, from, copying)) = self.copying() {
-            let done = copying.todo.is_empty() && copying.read.is_empty() && copying.under_way == 0;
-            if done {
-                self.copies_written();
-                continue;
-            }
-            if let Some(copy) = copying.read.pop_front() {
-                if let Some(copy) = self.write_copy(engine, copy) {
-                    // It is still one of those under way.
-                    if let Some((_, _, copying)) = self.copying() {
-                        copying.read.push_front(copy);
-                    }
-                    if self.leaving.is_none() && self.no_room_ahead() {
-                        self.spare_room();
-                        continue;
-                    }
-                    return;
-                }
-                continue;
-            }
-            if copying.under_way >= COPIES_MAX {
-                return;
-            }
-            let Some(keep) = copying.todo.pop_front() else { return };
-            copying.under_way += 1;
-            let layout = keep.row.layout();
-            let Ok(memory) = PlainMemory::new(layout.pages() as usize * PAGE_LEN) else {
-                self.put_off();
-                return;
-            };
-            let offset = self.offset(from, keep.row.page);
-            let copy = Copy {
-                reclaim: number,
-                from,
-                keep,
-                layout,
-                memory: Arc::new(memory),
-                chunks: Vec::new(),
-                inline: Vec::new(),
-                to: None,
-            };
-            let parts = vec![copy.span()];
-            let tag = self.flights.launch(Flight::CopyRead(Box::new(copy)));
-            engine.submit(Op::read(tag, offset, parts));
-        }
-    }
-
-    /// Whether what is left of room is for the copies of a reclaim.
-    pub(super) fn keeps_room(&self) -> bool {
-        (self.is_full() || !self.put_off.segments.is_empty() || self.reclaim.as_ref().is_some_and(Reclaim::needs_room))
-            && !self.segments.iter().any(|segment| matches!(segment.state, State::Free))
-    }
-
-    /// Whether waiting for room would be waiting for this very reclaim.
-    fn no_room_ahead(&self) -> bool {
-        let coming =
-            self.segments.iter().any(|segment| segment.state.is_free() || matches!(segment.state, State::Draining));
-        !coming
-    }
-
-    /// There is no room for all copies: only what must be kept is, and if that has none either, all of it stays where it is.
-    fn spare_room(&mut self) {
-        let Some((_, _, copying)) = self.copying() else { return };
-        let before = copying.read.len() + copying.todo.len();
-        let read = copying.read.len();
-        copying.read.retain(|copy| copy.keep.pinned);
-        copying.under_way -= read - copying.read.len();
-        copying.todo.retain(|keep| keep.pinned);
-        let left = copying.read.len() + copying.todo.len();
-        if left == before {
-            self.put_off();
-        }
-    }
-
-    pub(super) fn copy_read_done(&mut self, mut copy: Copy, result: io::Result<()>) {
-        let life = *self.segments[copy.from as usize].life();
-        let whole = result.is_ok() && copy.verify(&life);
-        let place = self.place(copy.from, copy.keep.row.page);
-        if !whole {
-            self.figures.mismatches.fetch_add(1, Relaxed);
-            self.store.drop_record(&copy.keep.key, copy.keep.row.generation, place);
-        }
-        let Some((number, _, copying)) = self.copying() else { return };
-        if number != copy.reclaim {
-            return;
-        }
-        if whole {
-            copying.read.push_back(Box::new(copy));
-        } else {
-            copying.under_way -= 1;
-        }
-    }
-
-    /// Gives it back if there is no room yet.
-    fn write_copy(&mut self, engine: &mut dyn Engine, mut copy: Box<Copy>) -> Option<Box<Copy>> {
-        if self.leaving.is_some() {
-            if self.keep_in_dram(&copy) {
-                self.leave_until = self.now + LEAVE_PATIENCE;
-            } else if self.now < self.leave_until {
-                // Other devices are being written to: there will be room.
-                return Some(copy);
-            }
-            if let Some((_, _, copying)) = self.copying() {
-                copying.under_way -= 1;
-            }
-            return None;
-        }
-        let key_len = copy.keep.key.len();
-        let pages = copy.layout.pages();
-        let room = self.room(Head::Reinserted, pages, key_len).or_else(|| self.room(Head::New, pages, key_len));
-        let Some((segment, page)) = room else { return Some(copy) };
-        let from = self.place(copy.from, copy.keep.row.page);
-        let to = self.place(segment, page);
-        let row = copy.keep.row;
-        let Some(reinsertion) = self.store.reinsert(self.now, &copy.keep.key, row.generation, from, to) else {
-            if let Some((_, _, copying)) = self.copying() {
-                copying.under_way -= 1;
-            }
-            return None;
-        };
-        let record = Record {
-            page,
-            generation: row.generation,
-            length: u64::from(row.length),
-            crc: row.crc,
-            expires_ms: self.expires_ms(reinsertion.expires),
-            key: &copy.keep.key,
-        };
-        let header_len = copy.layout.header_len();
-        let mut header = copy.span().part(0, header_len).expect("the header's pages");
-        let life = *self.segments[segment as usize].life();
-        record.encode(&life, &copy.chunks, &copy.inline, lend_mut(&mut header));
-        let number = self.push(segment, row_of(&record), &copy.keep.key);
-        copy.to = Some((segment, number, reinsertion));
-        let parts = vec![copy.span()];
-        let tag = self.flights.launch(Flight::CopyWrite(copy));
-        let offset = self.offset(segment, page);
-        self.writes_in_flight += 1;
-        engine.submit(Op::write(tag, offset, parts));
-        None
-    }
-
-    pub(super) fn copy_write_done(&mut self, copy: Copy, result: io::Result<()>) {
-        self.writes_in_flight -= 1;
-        let (segment, record, reinsertion) = copy.to.expect("a copy being written goes somewhere");
-        let whole = self.record_done(segment, record, &result);
-        if whole {
-            let bytes = u64::from(copy.layout.pages()) * PAGE;
-            self.figures.written.fetch_add(bytes, Relaxed);
-            self.figures.reinserted.fetch_add(1, Relaxed);
-            self.figures.reinserted_bytes.fetch_add(bytes, Relaxed);
-            let now = self.now;
-            self.budget.spend(now, bytes);
-        }
-        let Some((number, _, copying)) = self.copying() else { return };
-        if number == copy.reclaim {
-            copying.under_way -= 1;
-            if whole {
-                copying.copied.push(reinsertion);
-            }
-        }
-    }
-
     fn copies_written(&mut self) {
         let Some(Reclaim { segment, number, stage: Stage::Copying(copying) }) = self.reclaim.take() else { return };
         let Copying { table, copied, .. } = copying;
@@ -601,62 +363,6 @@ impl Log {
             }
             other => other,
         };
-    }
-
-    /// Whether nothing is left that the index could know of.
-    pub(super) fn is_left(&self) -> bool {
-        let left = |state: &State| state.is_free() || matches!(state, State::Quarantined(_));
-        self.reclaim.is_none() && self.segments.iter().all(|segment| left(&segment.state))
-    }
-
-    /// Brings the object of a record into DRAM, where it stays when the record is dropped. `false` if there is no room yet.
-    fn keep_in_dram(&mut self, copy: &Copy) -> bool {
-        let read = self.store.flash_prefetch(self.now, &copy.keep.key);
-        let Some(read) = read.filter(|read| read.generation == copy.keep.row.generation) else { return true };
-        let Ok(promotion) = self.store.promote(self.now, &read, &self.account) else { return false };
-        let to = promotion.span();
-        if copy.layout.inline {
-            copy_into(&copy.inline, &to);
-        } else {
-            let from =
-                copy.span().part(copy.layout.header_len(), to.len()).expect("the payload lies behind the header");
-            copy_and_crc(&from, &to, Crc::default());
-        }
-        // Whoever removed the object meanwhile wanted it gone. What is there is dirty before anybody can evict it.
-        let _guard = promotion.publish(self.now);
-        let place = self.place(copy.from, copy.keep.row.page);
-        self.store.drop_record(&copy.keep.key, copy.keep.row.generation, place);
-        true
-    }
-}
-
-impl Copy {
-    /// Whether it is the record that its row tells; keeps what its new header needs.
-    fn verify(&mut self, life: &crate::flash::format::Life) -> bool {
-        let span = self.span();
-        let header_len = self.layout.header_len();
-        let header = span.part(0, header_len).expect("the header's pages");
-        let Ok(view) = RecordView::decode(lend(&header), life, self.keep.row.page) else { return false };
-        let row = &self.keep.row;
-        let same = view.key == &self.keep.key[..]
-            && view.generation == row.generation
-            && view.length == u64::from(row.length)
-            && view.crc == row.crc;
-        if !same {
-            return false;
-        }
-        let length = row.length as usize;
-        for (at, crc) in view.chunks().enumerate() {
-            let from = at * CHUNK_LEN;
-            let len = CHUNK_LEN.min(length - from);
-            let chunk = span.part(header_len + from, len).expect("chunks lie in their payload");
-            if protocol::base::crc_of(&chunk) != crc {
-                return false;
-            }
-            self.chunks.push(crc);
-        }
-        self.inline = view.inline.map(<[u8]>::to_vec).unwrap_or_default();
-        true
     }
 }
 

@@ -3,6 +3,7 @@
 //! Role: a command goes down through the layers once and comes back once: `conn` frames it, `dispatch` finds its function
 //! in `handler`, which talks to `storage` and `transport`.
 
+pub mod allocator;
 pub mod cli;
 pub mod config;
 

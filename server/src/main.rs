@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    server::allocator::settle();
     storage::flash::meta::end_process_on_panic();
     let cli = Cli::parse();
     if cli.print_defaults {

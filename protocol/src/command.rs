@@ -39,7 +39,7 @@ pub use id::CommandId;
 pub use keyspace::{Copy, Restore};
 pub use lease::{Lease, Lookup, MLease, MRelease, Release, Renew};
 pub use modify::{GetEx, GetExpiry, Lcs, set_ex_time};
-pub use node::{Evict, TierAttach, TierDetach, TierScrub};
+pub use node::{Detach, Evict, TierAttach, TierDetach, TierScrub};
 pub use object::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
 pub use pin::{Pin, Unpin};
 pub use rdma::{GetInto, RdmaEnd, RemoteMemory};

@@ -32,9 +32,14 @@ pub(crate) fn flash(error: &FlashError) -> WireError {
         FlashError::Config(_) | FlashError::Io { .. } | FlashError::Fabric(_) => ErrorWord::Err,
         FlashError::Locked { .. } | FlashError::Off { .. } | FlashError::Closed => ErrorWord::Busy,
         FlashError::NoRoom { .. } => ErrorWord::Oom,
-        FlashError::NoRoomElsewhere { .. } => ErrorWord::Busy,
+        FlashError::NoRoomElsewhere { .. }
+        | FlashError::CannotDrain { .. }
+        | FlashError::Draining { .. }
+        | FlashError::CalledOff => ErrorWord::Busy,
         FlashError::Gone => ErrorWord::Stale,
-        FlashError::NoDevice { .. } | FlashError::Unformatted { .. } => ErrorWord::Denied,
+        FlashError::NoDevice { .. } | FlashError::NotDraining { .. } | FlashError::Unformatted { .. } => {
+            ErrorWord::Denied
+        }
         FlashError::Store(error) => return wire(error),
     };
     WireError::new(word, error.to_string())

@@ -174,6 +174,10 @@ impl Node {
     /// Lets a device go.
     pub(crate) fn detach_device(&self, id: u32, drain: bool) -> Result<(), FlashError> {
         let tier = self.tier().ok_or(FlashError::Closed)?;
+        if !drain {
+            // A drain under way would keep others out of what is on other machines until it is done. There may be none.
+            let _ = tier.call_off(id);
+        }
         if let Some(detached) = self.flash.as_ref().and_then(|flash| flash.fabrics.detach(self, id, drain)) {
             return detached;
         }

@@ -41,10 +41,12 @@ pub(super) const SPECS: &[Spec] = &[
                     "array of maps: `name`, `kind` (`dram` or `flash`), `state` (`online`; of a flash device also \
                      `offline`, while it is fenced off, `full`, while what is pinned or set aside leaves no room to write, \
                      `draining`, and of one on another machine that is not attached yet `waiting`, with `why`), `capacity`, \
-                     `used`, `free`, `objects`; of a \
-                     flash device also `path`, `engine`, `segment-len`, `segments`, `segments-free`, `reads`, \
-                     `read-bytes`, `writes`, `written-bytes`, `hits`, `errors`, `queue`, `budget-left` (bytes, -1 \
-                     without a budget), and of scrubs since the start `scrub-percent` (of the one that runs, else -1), \
+                     `used`, `free`; of DRAM also `objects`; of a flash device also `why` (while it is off), `path`, `engine`, \
+                     `segment-len`, `segments`, `segments-free`, `segments-quarantined`, `reads`, `read-bytes`, `hits` \
+                     (objects that readers got from it: one read serves all who wait for the same), `writes`, \
+                     `written-bytes`, `reinserted`, `adopted` (records taken over from devices that were drained), \
+                     `reclaimed`, `dropped`, `errors`, `mismatches`, `queue`, `budget-left` (bytes, -1 without a budget), \
+                     `drain-percent` (of what it held when its drain began, -1 while there is none), and of scrubs since the start `scrub-percent` (of the one that runs, else -1), \
                      `scrub-passes`, `scrub-bytes`, `scrub-records` (right), `scrub-rotten` (records, headers and \
                      footers that were not), `scrub-returned` (segments back from quarantine); of one on another machine also \
                      `nvmeof` (its target), `link` (`live`, `connecting`, …) and `host-nqn` (this server, as the target knows it)",
@@ -85,9 +87,14 @@ pub(super) const SPECS: &[Spec] = &[
         .doc(
                     "1.0.0",
                     "O(N) in the objects that lie on it",
-                    "Closes a flash device; what lies only there goes through DRAM to the other devices first, unless `NODRAIN`.",
+                    "Closes a flash device. The other devices, or where none takes an object DRAM, get what it holds first, unless \
+                     `NODRAIN`; it is read meanwhile, and `TIER LIST` tells how far that is. `CANCEL` calls a drain off, whose client \
+                     is answered `BUSY` then: what was brought away by then stays where it is, and the device serves on.",
                 )
-                .takes(&[string("name"), token("nodrain", "NODRAIN").optional()])
+                .takes(&[
+                    string("name"),
+                    one_of("how", &[token("nodrain", "NODRAIN"), token("cancel", "CANCEL")]).optional(),
+                ])
                 .answers("`+OK`", &[ErrorWord::Denied, ErrorWord::Busy]),
             Spec::new(CommandId::TierScrub, "tier|scrub", -2, Group::Node)
                 .admin()
@@ -187,13 +194,24 @@ impl<'a> TierAttach<'a> {
     }
 }
 
-/// `TIER DETACH name [NODRAIN]`
+/// What becomes of a flash device that is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detach {
+    /// It goes when what lies only there is kept elsewhere.
+    Drain,
+    /// It goes with what it holds.
+    NoDrain,
+    /// It stays: its drain is called off.
+    Cancel,
+}
+
+/// `TIER DETACH name [NODRAIN | CANCEL]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TierDetach<'a> {
     /// As `TIER LIST` names it.
     pub name: &'a [u8],
-    /// Whether what lies only there is kept elsewhere first.
-    pub drain: bool,
+    /// What becomes of it.
+    pub how: Detach,
 }
 
 impl<'a> TierDetach<'a> {
@@ -204,21 +222,24 @@ impl<'a> TierDetach<'a> {
     pub fn parse(args: &Args<'a>) -> Result<Self, WireError> {
         let mut words = Words::new(args, 2);
         let name = words.word()?;
-        let drain = match words.option()? {
-            None => true,
-            Some(word) if is(word, "nodrain") => false,
+        let how = match words.option()? {
+            None => Detach::Drain,
+            Some(word) if is(word, "nodrain") => Detach::NoDrain,
+            Some(word) if is(word, "cancel") => Detach::Cancel,
             Some(_) => return Err(WireError::syntax()),
         };
         words.end()?;
-        Ok(Self { name, drain })
+        Ok(Self { name, how })
     }
 
     /// Writes the request.
     pub fn encode(&self, out: &mut BytesMut) {
         Encoder::encode(out, |out| {
             out.word("TIER").word("DETACH").word(self.name);
-            if !self.drain {
-                out.word("NODRAIN");
+            match self.how {
+                Detach::Drain => {}
+                Detach::NoDrain => drop(out.word("NODRAIN")),
+                Detach::Cancel => drop(out.word("CANCEL")),
             }
         });
     }

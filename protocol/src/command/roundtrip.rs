@@ -172,7 +172,9 @@ proptest! {
         reads_back!(TierAttach::Path { path: &name, size: size.as_deref() }, TierAttach::parse);
         let target = vec![&b"transport=tcp"[..], b"nqn=nqn.x:y"];
         reads_back!(TierAttach::Fabric { target: target.clone(), format: drain }, TierAttach::parse);
-        reads_back!(TierDetach { name: &name, drain }, TierDetach::parse);
+        for how in [Detach::Drain, Detach::NoDrain, Detach::Cancel] {
+            reads_back!(TierDetach { name: &name, how }, TierDetach::parse);
+        }
         reads_back!(TierScrub { name: size.as_deref() }, TierScrub::parse);
     }
 

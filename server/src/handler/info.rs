@@ -3,7 +3,7 @@
 use super::command_cmd::name_of;
 use super::connection::{REDIS_VERSION, SERVER_NAME};
 use super::memory::{MemoryUse, percent};
-use super::tier_cmd::{budget_left, scrub_percent, state_word};
+use super::tier_cmd::{budget_left, drain_percent, scrub_percent, state_word};
 use crate::clock::unix_ms;
 use crate::dispatch::{Ctx, Flow};
 use crate::fabrics::State;
@@ -412,8 +412,8 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
             format_args!("tier_flash.{}", device.id),
             format_args!(
                 "state={},capacity={},used={},free={},segments={},segments_free={},segments_quarantined={},reads={},\
-                 read_bytes={},writes={},written_bytes={},reinserted={},reclaimed={},dropped={},refused={},errors={},\
-                 mismatches={},queue={},budget_left={},scrub_percent={},scrub_passes={},scrub_bytes={},scrub_records={},\
+                 read_bytes={},hits={},writes={},written_bytes={},reinserted={},adopted={},reclaimed={},dropped={},refused={},errors={},\
+                 mismatches={},queue={},budget_left={},drain_percent={},scrub_percent={},scrub_passes={},scrub_bytes={},scrub_records={},\
                  scrub_rotten={},scrub_returned={},engine={}",
                 state_word(&device.state),
                 device.size.get(),
@@ -424,9 +424,11 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
                 device.segments_quarantined,
                 device.reads,
                 device.read.get(),
+                device.hits,
                 device.spills,
                 device.written.get(),
                 device.reinserted,
+                device.adopted,
                 device.reclaimed,
                 device.dropped,
                 device.refused,
@@ -434,6 +436,7 @@ fn tiers(out: &mut Fields, facts: &Facts<'_>) {
                 device.mismatches,
                 device.in_flight,
                 budget_left(device),
+                drain_percent(device),
                 scrub_percent(device),
                 device.scrub.passes,
                 device.scrub.bytes.get(),

@@ -9,7 +9,7 @@ use crate::handler::aside::Aside;
 use crate::handler::job::Job;
 use crate::node::Node;
 use protocol::base::ByteLen;
-use protocol::command::{CommandId, TierAttach, TierDetach, TierScrub};
+use protocol::command::{CommandId, Detach, TierAttach, TierDetach, TierScrub};
 use protocol::resp::{ErrorWord, WireError, Writer};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +37,11 @@ pub(crate) fn budget_left(device: &DeviceStatus) -> i64 {
 /// Share of the device that the present scrub has done, -1 while there is none.
 pub(crate) fn scrub_percent(device: &DeviceStatus) -> i64 {
     device.scrub.percent.map_or(-1, i64::from)
+}
+
+/// Share of a device's bytes that its drain has brought away, -1 while there is none.
+pub(crate) fn drain_percent(device: &DeviceStatus) -> i64 {
+    device.drain.map_or(-1, |drain| i64::from(drain.percent))
 }
 
 /// `TIER LIST`
@@ -67,7 +72,7 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     for device in devices {
         let why = if let DeviceState::Off { why } = &device.state { Some(why.clone()) } else { None };
         let remote = fabrics.and_then(|fabrics| Some((fabrics, fabrics.of_device(device.id)?)));
-        reply.map(29 + usize::from(why.is_some()) + if remote.is_some() { FABRIC_FIELDS } else { 0 });
+        reply.map(32 + usize::from(why.is_some()) + if remote.is_some() { FABRIC_FIELDS } else { 0 });
         reply.field("name").bulk_display(format_args!("{FLASH}{}", device.id));
         reply.field("kind").bulk(b"flash");
         reply.field("state").bulk(state_word(&device.state).as_bytes());
@@ -85,15 +90,18 @@ pub(crate) fn tier_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         reply.field("segments-quarantined").count(device.segments_quarantined);
         reply.field("reads").count(device.reads);
         reply.field("read-bytes").count(device.read.get());
+        reply.field("hits").count(device.hits);
         reply.field("writes").count(device.spills);
         reply.field("written-bytes").count(device.written.get());
         reply.field("reinserted").count(device.reinserted);
+        reply.field("adopted").count(device.adopted);
         reply.field("reclaimed").count(device.reclaimed);
         reply.field("dropped").count(device.dropped);
         reply.field("errors").count(device.errors);
         reply.field("mismatches").count(device.mismatches);
         reply.field("queue").count(device.in_flight as u64);
         reply.field("budget-left").integer(budget_left(&device));
+        reply.field("drain-percent").integer(drain_percent(&device));
         reply.field("scrub-percent").integer(scrub_percent(&device));
         reply.field("scrub-passes").count(device.scrub.passes);
         reply.field("scrub-bytes").count(device.scrub.bytes.get());
@@ -214,9 +222,9 @@ pub(crate) fn tier_scrub(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Ok(Flow::Go)
 }
 
-/// `TIER DETACH name [NODRAIN]`
+/// `TIER DETACH name [NODRAIN | CANCEL]`
 pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    let TierDetach { name, drain } = TierDetach::parse(&ctx.args)?;
+    let TierDetach { name, how } = TierDetach::parse(&ctx.args)?;
     if name.eq_ignore_ascii_case(b"dram") {
         return Err(WireError::new(ErrorWord::Denied, "the DRAM tier stays as long as the node runs"));
     }
@@ -242,9 +250,16 @@ pub(crate) fn tier_detach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         }))));
     }
     let id = device_of(ctx, name)?;
-    tracing::info!(client = ctx.session.client.id, drain, "TIER DETACH {FLASH}{id}");
+    tracing::info!(client = ctx.session.client.id, ?how, "TIER DETACH {FLASH}{id}");
+    if how == Detach::Cancel {
+        if let Some(tier) = ctx.node.tier() {
+            tier.call_off(id).map_err(|error| flash(&error))?;
+        }
+        ctx.reply().ok();
+        return Ok(Flow::Go);
+    }
     Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::TierDetach, move |node| {
-        let detached = node.detach_device(id, drain);
+        let detached = node.detach_device(id, how == Detach::Drain);
         move |reply: &mut Writer<'_>| match detached {
             Ok(()) => reply.ok(),
             Err(error) => reply.wire_error(&flash(&error)),

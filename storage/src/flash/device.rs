@@ -6,16 +6,21 @@
 //! - The engine goes before the log: what it may still touch lies in the log's flights.
 
 use super::engine::{Engine, Wake};
-use super::log::{Log, ReadJob, ScrubJob, ScrubReport, SpillJob, Ticket, Verdict};
+use super::log::{Handed, Handover, Heirs, Leaving, Log, ReadJob, ScrubJob, ScrubReport, SpillJob, Ticket, Verdict};
 use super::scrub;
 use super::tier::FlashError;
-use super::tier::status::Figures;
-use parking_lot::Mutex;
+use super::tier::status::{DrainStatus, Figures};
+use parking_lot::{Condvar, Mutex};
+use protocol::base::ByteLen;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Pause between two lines about how far a drain is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// What waits for the device's thread.
 #[derive(Default)]
@@ -24,10 +29,22 @@ struct Inbox {
     spills: Vec<SpillJob>,
     syncs: Vec<Ticket>,
     scrubs: Vec<Scrub>,
+    /// Records of other devices.
+    adoptions: Vec<Handover>,
+    /// What became of its own that others were given.
+    handed: Vec<Handed>,
     /// Nothing is taken any more.
     closed: bool,
-    /// The device is let go: nothing of it stays in the index. Whether what it holds is to be kept in DRAM.
-    leave: Option<bool>,
+    /// The device is let go: nothing of it stays in the index. It is closed then, or serves reads until it is empty.
+    leave: Option<Leaving>,
+}
+
+/// What the thread and all others share.
+#[derive(Default)]
+struct Post {
+    inbox: Mutex<Inbox>,
+    /// The device is closed, or is not let go any more.
+    news: Condvar,
 }
 
 /// What a scrubber has to say.
@@ -58,14 +75,16 @@ pub(crate) struct Device {
     pub(crate) figures: Arc<Figures>,
     /// No spill is given to it any more.
     pub(crate) leaving: AtomicBool,
-    inbox: Arc<Mutex<Inbox>>,
+    /// Bytes that it held when its drain began; 0 while there is none.
+    drain_from: AtomicU64,
+    post: Arc<Post>,
     waker: Arc<dyn Wake>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the thread needs of itself.
 pub(crate) struct Runner {
-    inbox: Arc<Mutex<Inbox>>,
+    post: Arc<Post>,
 }
 
 impl Device {
@@ -79,7 +98,7 @@ impl Device {
         engine: &dyn Engine,
         figures: Arc<Figures>,
     ) -> (Self, Runner) {
-        let inbox: Arc<Mutex<Inbox>> = Arc::default();
+        let post: Arc<Post> = Arc::default();
         let device = Self {
             id,
             path,
@@ -90,11 +109,12 @@ impl Device {
             engine: engine.name(),
             figures,
             leaving: AtomicBool::new(false),
-            inbox: Arc::clone(&inbox),
+            drain_from: AtomicU64::new(0),
+            post: Arc::clone(&post),
             waker: engine.waker(),
             thread: Mutex::new(None),
         };
-        (device, Runner { inbox })
+        (device, Runner { post })
     }
 
     /// Whose end [`Device::close`] waits for.
@@ -151,7 +171,7 @@ impl Device {
     }
 
     fn queue<T>(&self, job: T, queue: fn(&mut Inbox) -> &mut Vec<T>) -> Option<T> {
-        let mut inbox = self.inbox.lock();
+        let mut inbox = self.post.inbox.lock();
         if inbox.closed {
             return Some(job);
         }
@@ -161,19 +181,97 @@ impl Device {
         None
     }
 
-    /// Finishes what was queued, takes what the device holds out of the index, and ends the thread. With `drain`, objects
-    /// are brought into DRAM as far as there is room, from where they are spilled to other devices.
-    pub(crate) fn leave(&self, drain: bool) {
-        self.inbox.lock().leave = Some(drain);
+    /// Queues a record of a device that is let go.
+    pub(crate) fn adopt(&self, handover: Handover) {
+        if let Some(handover) = self.queue(handover, |inbox| &mut inbox.adoptions) {
+            handover.refuse();
+        }
+    }
+
+    /// Tells what became of a record that another device was given: also while the device is being closed, which waits for it.
+    pub(crate) fn handed(&self, handed: Handed) {
+        self.post.inbox.lock().handed.push(handed);
+        self.waker.wake();
+    }
+
+    /// Finishes what was queued, takes what the device holds out of the index, and ends the thread.
+    pub(crate) fn leave(&self) {
+        {
+            let mut inbox = self.post.inbox.lock();
+            self.leaving.store(true, Ordering::Relaxed);
+            inbox.leave = Some(Leaving::Dropped);
+            inbox.closed = true;
+        }
         self.close();
+    }
+
+    /// Gives what the device holds to `heirs`, serves reads meanwhile, and ends the thread. Blocks until then. `false` if it was
+    /// called off: the device serves on.
+    pub(crate) fn drain(&self, heirs: Arc<dyn Heirs>) -> bool {
+        self.drain_from.store(self.figures.used.load(Ordering::Relaxed).max(1), Ordering::Relaxed);
+        let mut inbox = self.post.inbox.lock();
+        if !inbox.closed {
+            inbox.leave = Some(Leaving::Kept(heirs));
+        }
+        self.waker.wake();
+        let is_kept = |inbox: &Inbox| matches!(inbox.leave, Some(Leaving::Kept(_)));
+        while is_kept(&inbox) && !inbox.closed {
+            if self.post.news.wait_for(&mut inbox, SAY_EVERY).timed_out()
+                && let Some(DrainStatus { percent, left }) = self.drain_status()
+            {
+                tracing::info!("flash.{} is being drained: {percent} %, {left} are left", self.id);
+            }
+        }
+        let is_empty = is_kept(&inbox);
+        if !is_empty {
+            // Unless it is let go in another way.
+            self.leaving.store(inbox.leave.is_some(), Ordering::Relaxed);
+        }
+        self.drain_from.store(0, Ordering::Relaxed);
+        drop(inbox);
+        if is_empty {
+            self.close();
+        }
+        is_empty
+    }
+
+    /// Calls a drain off. `false` if none is under way.
+    pub(crate) fn stay(&self) -> bool {
+        let mut inbox = self.post.inbox.lock();
+        if inbox.closed || inbox.leave.take().is_none() {
+            return false;
+        }
+        self.post.news.notify_all();
+        drop(inbox);
+        self.waker.wake();
+        true
+    }
+
+    /// How far a drain is; `None` while there is none.
+    pub(crate) fn drain_status(&self) -> Option<DrainStatus> {
+        let from = self.drain_from.load(Ordering::Relaxed);
+        let left = self.figures.used.load(Ordering::Relaxed);
+        let done = u128::from(from.saturating_sub(left)) * 100 / u128::from(from.max(1));
+        (from > 0).then(|| DrainStatus { percent: u8::try_from(done).unwrap_or(100), left: ByteLen(left) })
     }
 
     /// Finishes what was queued, seals, and ends the thread.
     pub(crate) fn close(&self) {
-        self.inbox.lock().closed = true;
+        self.post.inbox.lock().closed = true;
         self.waker.wake();
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
+        }
+    }
+}
+
+impl Post {
+    /// The device is empty: it is closed, unless it is to stay.
+    fn end_drain(&self) {
+        let mut inbox = self.inbox.lock();
+        if inbox.leave.is_some() {
+            inbox.closed = true;
+            self.news.notify_all();
         }
     }
 }
@@ -183,11 +281,12 @@ impl Runner {
     pub(crate) fn run(self, mut engine: Box<dyn Engine>, mut log: Log) {
         let mut done = Vec::new();
         loop {
-            let mut inbox = self.inbox.lock();
+            let mut inbox = self.post.inbox.lock();
             let (reads, spills, syncs) =
                 (std::mem::take(&mut inbox.reads), std::mem::take(&mut inbox.spills), std::mem::take(&mut inbox.syncs));
             let scrubs = std::mem::take(&mut inbox.scrubs);
-            let (closed, leave) = (inbox.closed, inbox.leave);
+            let (adoptions, handed) = (std::mem::take(&mut inbox.adoptions), std::mem::take(&mut inbox.handed));
+            let (closed, leave) = (inbox.closed, inbox.leave.clone());
             drop(inbox);
             reads.into_iter().for_each(|job| log.read(job));
             spills.into_iter().for_each(|job| log.spill(job));
@@ -199,12 +298,21 @@ impl Runner {
                     Scrub::Done(report) => log.scrubbed(report),
                 }
             }
-            if closed && log.waiting() == (0, 0) {
-                log.close(leave);
+            adoptions.into_iter().for_each(|handover| log.adopt(handover));
+            handed.into_iter().for_each(|handed| log.handed(handed));
+            match leave {
+                Some(Leaving::Kept(heirs)) => log.leave(Leaving::Kept(heirs)),
+                Some(Leaving::Dropped) if log.waiting() == (0, 0) => log.leave(Leaving::Dropped),
+                None if closed && log.waiting() == (0, 0) => log.close(),
+                None if log.is_leaving() => log.stay(),
+                None | Some(Leaving::Dropped) => {}
             }
             log.step(&mut *engine);
             if closed && log.is_idle() {
                 break;
+            }
+            if log.is_leaving() && log.is_left() {
+                self.post.end_drain();
             }
             engine.wait(log.timeout(), &mut done);
             for done in done.drain(..) {

@@ -19,6 +19,7 @@
 //! - A reinserted record replaces the earlier one only when it is synced.
 //! - After a failed sync no record counts that was not synced before, and none of those segments is written again in this life.
 
+mod adopt;
 mod append;
 mod budget;
 mod flight;
@@ -33,9 +34,10 @@ mod simulation;
 
 mod syncs;
 
+pub(crate) use adopt::{Handed, Handover, Heirs};
 pub(crate) use append::SpillJob;
 pub(crate) use read::{Filled, ReadJob, Target, Verdict};
-pub(crate) use reclaim::LEAVE_PATIENCE;
+pub(crate) use reclaim::{LEAVE_PATIENCE, Leaving};
 pub(crate) use scrub::{Finding, Rotten, ScrubJob, ScrubReport, Task};
 
 use crate::Store;
@@ -145,6 +147,7 @@ pub(crate) struct Log {
     flights: Flights,
     reads: VecDeque<ReadJob>,
     spills: VecDeque<SpillJob>,
+    adoptions: VecDeque<Handover>,
     reads_in_flight: usize,
     writes_in_flight: usize,
     /// Of spills.
@@ -162,7 +165,7 @@ pub(crate) struct Log {
     budget: Budget,
     closing: bool,
     /// Whether the device is let go, and what becomes of what it holds.
-    leaving: Option<bool>,
+    leaving: Option<Leaving>,
     /// Until then what finds no room elsewhere waits.
     leave_until: Instant,
     /// Whom copies in DRAM are charged to.
@@ -225,6 +228,7 @@ impl Log {
             flights: Flights::default(),
             reads: VecDeque::new(),
             spills: VecDeque::new(),
+            adoptions: VecDeque::new(),
             reads_in_flight: 0,
             writes_in_flight: 0,
             write_bytes_in_flight: 0,
@@ -266,9 +270,9 @@ impl Log {
         }
     }
 
-    /// Reads and spills that did not begin yet.
+    /// Reads and writes that did not begin yet.
     pub(crate) fn waiting(&self) -> (usize, usize) {
-        (self.reads.len(), self.spills.len())
+        (self.reads.len(), self.spills.len() + self.adoptions.len())
     }
 
     /// Submits whatever can be. Call it after [`Log::complete`]s and new jobs, before the engine waits.
@@ -278,10 +282,12 @@ impl Log {
         self.start_reads(engine);
         if self.closing {
             self.refuse_spills();
+            self.refuse_adoptions();
         }
         if self.health.is_on() {
             self.step_reclaim(engine);
             self.step_begin(engine);
+            self.start_adoptions(engine);
             self.start_spills(engine);
             self.step_begin(engine);
             self.step_seal(engine);
@@ -289,6 +295,7 @@ impl Log {
         } else {
             self.forget_proofs();
             self.refuse_spills();
+            self.refuse_adoptions();
         }
         self.step_syncs(engine);
         let segments = &self.segments;
@@ -320,6 +327,7 @@ impl Log {
             Flight::Table { segment, memory } => self.table_done(segment, &memory, result),
             Flight::CopyRead(copy) => self.copy_read_done(*copy, result),
             Flight::CopyWrite(copy) => self.copy_write_done(*copy, result),
+            Flight::Adoption(adoption) => self.adoption_done(*adoption, result),
             Flight::Sync { covers } => self.sync_done(covers, result),
             Flight::Probe { stage, page } => self.probe_done(stage, page, result),
         }
@@ -333,14 +341,9 @@ impl Log {
         [probe, drain, self.next_reclaim()].into_iter().flatten().min()
     }
 
-    /// Seals the open segments as soon as what is under way is done; from now on no spill is taken. If the device is let go,
-    /// all segments are then given up; `leave` tells whether their objects are brought into DRAM first.
-    pub(crate) fn close(&mut self, leave: Option<bool>) {
+    /// Seals the open segments as soon as what is under way is done; from now on nothing more is written.
+    pub(crate) fn close(&mut self) {
         self.closing = true;
-        if self.leaving != leave {
-            self.leave_until = self.now + reclaim::LEAVE_PATIENCE;
-        }
-        self.leaving = leave;
         self.reclaim_due = true;
     }
 
@@ -349,9 +352,10 @@ impl Log {
         self.flights.is_empty()
             && self.reads.is_empty()
             && self.spills.is_empty()
+            && self.adoptions.is_empty()
             && (self.syncs.is_idle() || !self.health.is_on())
             && (!self.closing || self.is_closed() || !self.health.is_on())
-            && (self.leaving.is_none() || self.is_left() || !self.health.is_on())
+            && (self.leaving.is_none() || self.is_left() || self.is_given_up())
     }
 
     /// Whether each segment that was begun has its footer.

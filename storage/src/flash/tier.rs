@@ -23,12 +23,12 @@ pub use config::{DeviceConfig, TierConfig};
 pub use data_dir::DataDir;
 pub use error::FlashError;
 pub use holds::{Holds, make_blank};
-pub use status::{DeviceState, DeviceStatus, Phase, Progress, ScrubStatus};
+pub use status::{DeviceState, DeviceStatus, DrainStatus, Phase, Progress, ScrubStatus};
 
 use crate::Store;
 use crate::flash::device::Device;
 use crate::flash::journal::{Journal, JournalOptions};
-use crate::flash::log::{LEAVE_PATIENCE, SpillJob, Ticket};
+use crate::flash::log::{Handed, Handover, Heirs, LEAVE_PATIENCE, SpillJob, Ticket};
 use crate::flash::meta::{MetaStore, NoMeta, SledOptions, SledStore};
 use crate::slot::Account;
 use crate::store::flash::{FlashRead, Graveyard, SpillOf};
@@ -264,22 +264,26 @@ impl Tier {
         Ok(id)
     }
 
-    /// Lets a device go. With `drain`, what it holds goes through DRAM to the other devices first, and is durable there as it was
-    /// here: records wait for room while others are written; what finds none for long is gone, and all of it without `drain`.
-    /// Blocks until then; a crash before forgets what is on its way.
+    /// Lets a device go. With `drain`, other devices write what it holds first, and where none takes an object DRAM does; what
+    /// finds no room for long is gone, and all of it without `drain`. A record counts on the device until it is durable on
+    /// another, so that a crash on the way loses nothing but what had to go through DRAM. Blocks until then; reads are served
+    /// meanwhile, and [`Tier::call_off`] lets it stay. Without `drain`, one that is under way ends.
     ///
     /// # Errors
-    /// [`FlashError::NoDevice`]; [`FlashError::NoRoomElsewhere`], before anything was touched.
+    /// [`FlashError::NoDevice`]; before anything was touched [`FlashError::NoRoomElsewhere`], [`FlashError::CannotDrain`],
+    /// [`FlashError::Draining`]; [`FlashError::CalledOff`].
     pub fn detach(&self, id: u32, drain: bool) -> Result<(), FlashError> {
-        let _opening = self.0.opening.lock();
-        let device = self.0.devices.read().iter().find(|device| device.id == id).cloned();
-        let device = device.ok_or(FlashError::NoDevice { id })?;
+        let device = self.0.device(id)?;
         if drain {
-            self.0.has_room_without(&device)?;
+            self.drain(&device)?;
+        } else {
+            device.stay();
         }
-        device.leaving.store(true, Ordering::Relaxed);
+        let _opening = self.0.opening.lock();
+        // Somebody else may have been faster.
+        let device = self.0.device(id)?;
+        device.leave();
         self.0.tell_spilling();
-        device.leave(drain);
         if drain {
             // What came through DRAM is on no device yet, if it was not spilled meanwhile.
             self.0.write_out(LEAVE_PATIENCE);
@@ -298,6 +302,29 @@ impl Tier {
         Ok(())
     }
 
+    fn drain(&self, device: &Arc<Device>) -> Result<(), FlashError> {
+        if let Some(why) = device.figures.why_off() {
+            return Err(FlashError::CannotDrain { why });
+        }
+        self.0.has_room_without(device)?;
+        if device.leaving.swap(true, Ordering::Relaxed) {
+            return Err(FlashError::Draining { id: device.id });
+        }
+        self.0.tell_spilling();
+        let heirs = Arc::new(Others { tier: Arc::clone(&self.0), leaving: Arc::clone(device) });
+        let drained = device.drain(heirs);
+        self.0.tell_spilling();
+        if drained { Ok(()) } else { Err(FlashError::CalledOff) }
+    }
+
+    /// Lets a device stay that is being drained. What was brought away by then stays where it is.
+    ///
+    /// # Errors
+    /// [`FlashError::NoDevice`], [`FlashError::NotDraining`].
+    pub fn call_off(&self, id: u32) -> Result<(), FlashError> {
+        if self.0.device(id)?.stay() { Ok(()) } else { Err(FlashError::NotDraining { id }) }
+    }
+
     /// Notes whose memory goes with the tier as it is now: [`DataDir::memory_at_rest`] says so until the tier is opened again.
     ///
     /// # Errors
@@ -311,6 +338,10 @@ impl Tier {
 
     /// Spills what is dirty if the configuration says so, seals, syncs, and ends all threads. Blocks until then.
     pub fn close(&self) {
+        // Where a drain had come to, the next start finds.
+        for device in self.0.devices.read().iter() {
+            device.stay();
+        }
         let _opening = self.0.opening.lock();
         if self.0.closed.swap(true, Ordering::Relaxed) {
             return;
@@ -338,7 +369,30 @@ impl Tier {
     }
 }
 
+/// The devices that are left when one goes.
+struct Others {
+    tier: Arc<Inner>,
+    leaving: Arc<Device>,
+}
+
+impl Heirs for Others {
+    fn take(&self, handover: Handover) -> Option<Handover> {
+        let Some(device) = self.tier.device_for(handover.length()) else { return Some(handover) };
+        device.adopt(handover);
+        None
+    }
+
+    fn answer(&self, handed: Handed) {
+        self.leaving.handed(handed);
+    }
+}
+
 impl Inner {
+    fn device(&self, id: u32) -> Result<Arc<Device>, FlashError> {
+        let devices = self.devices.read();
+        devices.iter().find(|device| device.id == id).cloned().ok_or(FlashError::NoDevice { id })
+    }
+
     fn device_of(&self, slot: u16) -> Option<Arc<Device>> {
         self.devices.read().iter().find(|device| device.has_slot(slot)).cloned()
     }
@@ -430,6 +484,8 @@ impl Device {
             reinserted: of(&figures.reinserted),
             written: ByteLen(of(&figures.written)),
             reinserted_bytes: ByteLen(of(&figures.reinserted_bytes)),
+            adopted: of(&figures.adopted),
+            hits: of(&figures.hits),
             reads: of(&figures.reads),
             read: ByteLen(of(&figures.read)),
             syncs: of(&figures.syncs),
@@ -440,6 +496,7 @@ impl Device {
             refused: of(&figures.refused),
             condemned: of(&figures.condemned),
             budget_left: self.has_budget.then(|| ByteLen(of(&figures.budget_left))),
+            drain: self.drain_status(),
             in_flight: usize::try_from(of(&figures.in_flight)).unwrap_or(usize::MAX),
             scrub: ScrubStatus {
                 percent: of(&figures.scrub_percent).checked_sub(1).and_then(|percent| u8::try_from(percent).ok()),

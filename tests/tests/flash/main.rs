@@ -1,6 +1,7 @@
 //! The flash tier as clients see it: objects that left DRAM, restarts of every kind, devices that come and go.
 
 mod admin;
+mod drain;
 mod loading;
 mod reads;
 mod restart;

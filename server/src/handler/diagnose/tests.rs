@@ -43,6 +43,8 @@ fn device() -> DeviceStatus {
         reinserted: 0,
         written: ByteLen::gib(3),
         reinserted_bytes: ByteLen(0),
+        adopted: 0,
+        hits: 100,
         reads: 100,
         read: ByteLen::gib(1),
         syncs: 10,
@@ -54,6 +56,7 @@ fn device() -> DeviceStatus {
         condemned: 0,
         budget_left: Some(ByteLen::gib(1)),
         in_flight: 0,
+        drain: None,
         scrub: storage::flash::tier::ScrubStatus::default(),
     }
 }

@@ -3,6 +3,7 @@
 //! Invariants:
 //! - A flight leaves the table only with its answer.
 
+use super::adopt::Adoption;
 use super::append::SpillFlight;
 use super::health::Stage;
 use super::read::ReadFlight;
@@ -29,6 +30,8 @@ pub(super) enum Flight {
     CopyRead(Box<Copy>),
     /// The same, being written.
     CopyWrite(Box<Copy>),
+    /// A record of another device, being written.
+    Adoption(Box<Adoption>),
     /// A sync of the writes up to a number.
     Sync { covers: u64 },
     /// A probe of a device that is off.

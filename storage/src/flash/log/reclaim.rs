@@ -18,7 +18,7 @@ mod leave;
 mod put_off;
 
 pub(super) use copy::Copy;
-pub(crate) use leave::LEAVE_PATIENCE;
+pub(crate) use leave::{LEAVE_PATIENCE, Leaving};
 pub(super) use put_off::PutOff;
 
 use super::Log;
@@ -241,7 +241,8 @@ impl Log {
                 let (row, key) = rows[found.index];
                 let bytes = u64::from(row.layout().pages()) * PAGE;
                 let kept = match self.leaving {
-                    Some(drain) => drain,
+                    Some(Leaving::Kept(_)) => true,
+                    Some(Leaving::Dropped) => false,
                     None => pinned || suspect || (found.hot && bytes <= allowance),
                 };
                 if kept {
@@ -254,7 +255,9 @@ impl Log {
             self.put_off();
             return;
         }
-        self.reinsert_credit = allowance;
+        if self.leaving.is_none() {
+            self.reinsert_credit = allowance;
+        }
         let copying = Copying { table, todo, read: VecDeque::new(), under_way: 0, copied: Vec::new() };
         self.reclaim.as_mut().expect("a reclaim is under way").stage = Stage::Copying(copying);
     }

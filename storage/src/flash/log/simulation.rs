@@ -3,6 +3,7 @@
 //!
 //! Payloads are a function of key and version, so that any read shows foreign, stale or torn bytes.
 
+mod drains;
 mod scenes;
 
 use super::{Filled, ReadJob, SpillJob, Target, Task, Verdict};
@@ -65,6 +66,8 @@ struct World {
     /// How many different keys there are.
     keys: u32,
     disk: SimDisk,
+    /// Of a second device, which takes what the first is emptied of.
+    other: Option<SimDisk>,
     faults: Faults,
     clock: Arc<SimClock>,
     dir: PathBuf,
@@ -107,6 +110,7 @@ impl Pace for Unbounded {
 struct Boot {
     engine: Box<dyn Engine>,
     log: Log,
+    other: Option<drains::Other>,
     store: Store,
     account: Arc<Account>,
     answers: Answers,
@@ -150,6 +154,7 @@ impl World {
             seed,
             keys,
             disk,
+            other: None,
             faults,
             clock: Arc::new(SimClock(AtomicU64::new(1_000))),
             dir,
@@ -215,10 +220,12 @@ impl World {
         let pool = scratch(device.depth).expect("memory");
         let engine = self.disk.engine(self.random.random_range(1..16));
         let (_, _, engine, log) = opening.open_on(engine, pool, &device, 0).expect("always opens");
+        let other =
+            self.other.as_ref().map(|disk| drains::Other::open(&opening, disk, self.random.random_range(1..16)));
         store.audit();
         let figures = Arc::clone(&log.figures);
         self.counts.recovered += store.len();
-        let boot = Boot { engine, log, store, account: Account::new(), answers: Arc::default(), figures };
+        let boot = Boot { engine, log, other, store, account: Account::new(), answers: Arc::default(), figures };
         self.boot = Some(boot);
         self.check_index();
         self.disk.set_faults(self.faults);
@@ -339,7 +346,7 @@ impl World {
         for spill in spills {
             // Its durable record was reclaimed.
             self.durable.lock().remove(&spill.generation);
-            boot.log.spill(SpillJob { spill, ticket: None, charge: None });
+            boot.taker().spill(SpillJob { spill, ticket: None, charge: None });
         }
     }
 
@@ -355,8 +362,8 @@ impl World {
             }
         });
         match boot.store.spill_of(now, &key, generation) {
-            SpillOf::Spill(spill) => boot.log.spill(SpillJob { spill, ticket: Some(ticket), charge: None }),
-            SpillOf::OnFlash(_) => boot.log.sync(ticket),
+            SpillOf::Spill(spill) => boot.taker().spill(SpillJob { spill, ticket: Some(ticket), charge: None }),
+            SpillOf::OnFlash(place) => boot.log_of(place).sync(ticket),
             SpillOf::InFlight | SpillOf::Missing => {}
         }
     }
@@ -410,6 +417,7 @@ impl World {
             for done in done.drain(..) {
                 boot.log.complete(done);
             }
+            drains::pump(boot, &mut self.random);
         }
         self.check_answers();
     }
@@ -449,9 +457,9 @@ impl World {
         let now = self.clock.now();
         if ending == 0 {
             let boot = self.boot.as_mut().expect("a process runs");
-            boot.log.close(None);
+            boot.close();
             for _ in 0..10_000 {
-                if self.boot.as_ref().is_some_and(|boot| boot.log.is_idle()) {
+                if self.boot.as_ref().is_some_and(Boot::is_idle) {
                     break;
                 }
                 self.pump(1);
@@ -480,14 +488,17 @@ impl World {
         let after = self.journal_dir();
         std::fs::create_dir_all(&after).expect("a directory for the journal");
         std::fs::copy(before.join(JOURNAL_FILE), after.join(JOURNAL_FILE)).expect("the journal is copied");
-        match ending {
-            1 => self.disk.kill(),
-            2 => self.disk.power_cut(),
-            _ => {}
+        for disk in [Some(&self.disk), self.other.as_ref()].into_iter().flatten() {
+            match ending {
+                1 => disk.kill(),
+                2 => disk.power_cut(),
+                _ => {}
+            }
         }
-        let Boot { engine, log, store, .. } = self.boot.take().expect("a process runs");
+        let Boot { engine, log, other, store, .. } = self.boot.take().expect("a process runs");
         drop(engine);
         drop(log);
+        drop(other);
         drop(store);
         let _ = std::fs::remove_dir_all(before);
         self.start();
@@ -579,7 +590,7 @@ fn fetch(boot: &mut Boot, clock: &Arc<SimClock>, read: FlashRead, promote: bool)
         };
         answers.lock().push((key, generation, bytes));
     });
-    boot.log.read(ReadJob { read, target, answer });
+    boot.log_of(read.place).read(ReadJob { read, target, answer });
 }
 
 fn campaign(name: &str, first_seed: u64, runs: u64, faults: Faults, strict: bool) -> Counts {

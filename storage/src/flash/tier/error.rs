@@ -48,6 +48,29 @@ pub enum FlashError {
         /// What other devices and DRAM can take.
         room: u64,
     },
+    /// A device that is off cannot be read, so what it holds cannot be brought away.
+    #[error(
+        "the device is off ({why}), so what it holds cannot be brought away: wait until it is back, or let it go with NODRAIN"
+    )]
+    CannotDrain {
+        /// Why it is off.
+        why: String,
+    },
+    /// Its drain is under way.
+    #[error("flash.{id} is being drained already: CANCEL calls that off, NODRAIN lets it go at once")]
+    Draining {
+        /// Its number.
+        id: u32,
+    },
+    /// There is no drain to call off.
+    #[error("flash.{id} is not being drained")]
+    NotDraining {
+        /// Its number.
+        id: u32,
+    },
+    /// Somebody wanted the device to stay, or to go at once.
+    #[error("the drain was called off")]
+    CalledOff,
     /// The object that was to be made durable is not there any more.
     #[error("the object was removed meanwhile")]
     Gone,

@@ -73,7 +73,7 @@ impl Drop for Charge {
 
 impl Tier {
     pub(super) async fn fetch_one(&self, now: Instant, read: FlashRead, account: &Arc<Account>) -> Answer {
-        let (key, promote) = (read.key.clone(), read.promote);
+        let (key, promote, slot) = (read.key.clone(), read.promote, read.place.slot);
         let answer = match self.join(&read) {
             Some(answer) => answer,
             None => {
@@ -83,8 +83,13 @@ impl Tier {
             }
         };
         let fetched = answer.await.unwrap_or(Err(FlashError::Closed))?;
-        if promote && fetched.is_some() {
-            self.read_ahead(now, &key);
+        if fetched.is_some() {
+            if let Some(device) = self.0.device_of(slot) {
+                device.figures.hits.fetch_add(1, Ordering::Relaxed);
+            }
+            if promote {
+                self.read_ahead(now, &key);
+            }
         }
         Ok(fetched)
     }

@@ -52,6 +52,10 @@ pub struct DeviceStatus {
     pub written: ByteLen,
     /// Of them, bytes of records that were written again.
     pub reinserted_bytes: ByteLen,
+    /// Records taken over from devices that were let go.
+    pub adopted: u64,
+    /// Objects that readers got from it. One read serves all who wait for the same.
+    pub hits: u64,
     /// Records read for clients.
     pub reads: u64,
     /// Bytes of them.
@@ -76,6 +80,17 @@ pub struct DeviceStatus {
     pub in_flight: usize,
     /// What scrubs found.
     pub scrub: ScrubStatus,
+    /// How far it is emptied, while it is.
+    pub drain: Option<DrainStatus>,
+}
+
+/// How far a device is that is being emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainStatus {
+    /// Share of what it held that it does not hold any more, in percent.
+    pub percent: u8,
+    /// Bytes that it still holds, dead records included.
+    pub left: ByteLen,
 }
 
 /// What scrubs of a device did since the start.
@@ -162,6 +177,9 @@ pub(crate) struct Figures {
     pub(crate) reinserted: AtomicU64,
     pub(crate) written: AtomicU64,
     pub(crate) reinserted_bytes: AtomicU64,
+    pub(crate) adopted: AtomicU64,
+    /// Reads that were answered from it.
+    pub(crate) hits: AtomicU64,
     pub(crate) reads: AtomicU64,
     pub(crate) read: AtomicU64,
     pub(crate) syncs: AtomicU64,

@@ -22,6 +22,8 @@ const TRANSFER_LEN_MAX: usize = 1 << 20;
 /// Transfers at once.
 const THREADS: usize = 8;
 const TTL: Duration = Duration::from_secs(60);
+/// How soon a transfer that waits for its turn sees that the rate is another.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// How the device moves bytes, faults apart.
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ impl Manner {
     /// So many bytes a second from now on; 0 is as fast as it can.
     pub fn set_rate(&self, bytes_per_second: u64) {
         self.rate.store(bytes_per_second, Ordering::Relaxed);
+        // Whoever waits for its turn at the old rate goes on at once.
+        *self.free_at.lock().expect("nobody panics with the clock") = None;
     }
 
     /// Every `one_in`th transfer moves half of what it should, and says so; 0 is none.
@@ -65,7 +69,11 @@ impl Manner {
             *free_at = Some(end);
             end
         };
-        std::thread::sleep(end.duration_since(now).unwrap_or_default());
+        while self.rate.load(Ordering::Relaxed) == rate
+            && let Ok(left) = end.duration_since(SystemTime::now())
+        {
+            std::thread::sleep(left.min(SLICE));
+        }
     }
 }
 

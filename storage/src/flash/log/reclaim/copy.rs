@@ -7,13 +7,13 @@
 use super::super::Log;
 use super::super::append::row_of;
 use super::super::flight::Flight;
-use super::{Keep, LEAVE_PATIENCE};
+use super::Keep;
 use crate::PAGE;
 use crate::dram::memory::{PlainMemory, lend, lend_mut};
 use crate::flash::engine::{Engine, Op};
 use crate::flash::format::{CHUNK_LEN, Head, Life, PAGE_LEN, Record, RecordLayout, RecordView};
 use crate::store::flash::Reinsertion;
-use protocol::base::{Crc, RawSpan, StableMemory};
+use protocol::base::{Crc, Generation, Instant, RawSpan, StableMemory};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,9 +32,33 @@ pub(in crate::flash::log) struct Copy {
     pub(super) inline: Vec<u8>,
     /// Where it is being written: segment, number of the record, and what tells the index.
     pub(super) to: Option<(u32, usize, Reinsertion)>,
+    /// Another device did not take it.
+    pub(super) refused: bool,
 }
 
 impl Copy {
+    /// The reclaim that it is part of.
+    pub(in crate::flash::log) fn reclaim(&self) -> u64 {
+        self.reclaim
+    }
+
+    pub(in crate::flash::log) fn key(&self) -> &[u8] {
+        &self.keep.key
+    }
+
+    pub(in crate::flash::log) fn generation(&self) -> Generation {
+        self.keep.row.generation
+    }
+
+    /// Bytes of payload.
+    pub(in crate::flash::log) fn length(&self) -> u64 {
+        u64::from(self.keep.row.length)
+    }
+
+    pub(in crate::flash::log) fn layout(&self) -> RecordLayout {
+        self.layout
+    }
+
     pub(super) fn span(&self) -> RawSpan {
         let len = self.layout.pages() as usize * PAGE_LEN;
         RawSpan::new(Arc::clone(&self.memory) as Arc<dyn StableMemory>, 0, len).expect("as long as the record")
@@ -111,6 +135,7 @@ impl Log {
                 chunks: Vec::new(),
                 inline: Vec::new(),
                 to: None,
+                refused: false,
             };
             let parts = vec![copy.span()];
             let tag = self.flights.launch(Flight::CopyRead(Box::new(copy)));
@@ -140,50 +165,64 @@ impl Log {
     /// Gives it back if there is no room yet.
     fn write_copy(&mut self, engine: &mut dyn Engine, mut copy: Box<Copy>) -> Option<Box<Copy>> {
         if self.leaving.is_some() {
-            if self.keep_in_dram(&copy) {
-                self.leave_until = self.now + LEAVE_PATIENCE;
-            } else if self.now < self.leave_until {
-                // Other devices are being written to: there will be room.
-                return Some(copy);
-            }
-            if let Some((_, _, copying)) = self.copying() {
-                copying.under_way -= 1;
-            }
-            return None;
+            return self.hand_on(copy);
         }
-        let key_len = copy.keep.key.len();
-        let pages = copy.layout.pages();
-        let room = self.room(Head::Reinserted, pages, key_len).or_else(|| self.room(Head::New, pages, key_len));
-        let Some((segment, page)) = room else { return Some(copy) };
-        let from = self.place(copy.from, copy.keep.row.page);
-        let to = self.place(segment, page);
-        let row = copy.keep.row;
-        let Some(reinsertion) = self.store.reinsert(self.now, &copy.keep.key, row.generation, from, to) else {
+        let Some((segment, page)) = self.room_for_copy(copy.layout.pages(), copy.keep.key.len()) else {
+            return Some(copy);
+        };
+        let (from, to) = (self.place(copy.from, copy.keep.row.page), self.place(segment, page));
+        let Some(reinsertion) = self.store.reinsert(self.now, &copy.keep.key, copy.keep.row.generation, from, to)
+        else {
             if let Some((_, _, copying)) = self.copying() {
                 copying.under_way -= 1;
             }
             return None;
         };
+        let (number, parts) = self.place_copy(&copy, segment, page, reinsertion.expires);
+        copy.to = Some((segment, number, reinsertion));
+        let tag = self.flights.launch(Flight::CopyWrite(copy));
+        self.submit_copy(engine, tag, segment, page, parts);
+        None
+    }
+
+    /// Where a copy goes; `None` until a segment has begun.
+    pub(in crate::flash::log) fn room_for_copy(&mut self, pages: u32, key_len: usize) -> Option<(u32, u16)> {
+        self.room(Head::Reinserted, pages, key_len).or_else(|| self.room(Head::New, pages, key_len))
+    }
+
+    /// Gives a copy its place and the header for it. Its number in the segment, and the memory to write.
+    pub(in crate::flash::log) fn place_copy(
+        &mut self,
+        copy: &Copy,
+        segment: u32,
+        page: u16,
+        expires: Option<Instant>,
+    ) -> (usize, Vec<RawSpan>) {
+        let row = copy.keep.row;
         let record = Record {
             page,
             generation: row.generation,
             length: u64::from(row.length),
             crc: row.crc,
-            expires_ms: self.expires_ms(reinsertion.expires),
+            expires_ms: self.expires_ms(expires),
             key: &copy.keep.key,
         };
-        let header_len = copy.layout.header_len();
-        let mut header = copy.span().part(0, header_len).expect("the header's pages");
+        let mut header = copy.span().part(0, copy.layout.header_len()).expect("the header's pages");
         let life = *self.segments[segment as usize].life();
         record.encode(&life, &copy.chunks, &copy.inline, lend_mut(&mut header));
-        let number = self.push(segment, row_of(&record), &copy.keep.key);
-        copy.to = Some((segment, number, reinsertion));
-        let parts = vec![copy.span()];
-        let tag = self.flights.launch(Flight::CopyWrite(copy));
-        let offset = self.offset(segment, page);
+        (self.push(segment, row_of(&record), &copy.keep.key), vec![copy.span()])
+    }
+
+    pub(in crate::flash::log) fn submit_copy(
+        &mut self,
+        engine: &mut dyn Engine,
+        tag: u64,
+        segment: u32,
+        page: u16,
+        parts: Vec<RawSpan>,
+    ) {
         self.writes_in_flight += 1;
-        engine.submit(Op::write(tag, offset, parts));
-        None
+        engine.submit(Op::write(tag, self.offset(segment, page), parts));
     }
 
     pub(in crate::flash::log) fn copy_write_done(&mut self, copy: Copy, result: io::Result<()>) {

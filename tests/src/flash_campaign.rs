@@ -19,6 +19,7 @@ pub mod limits;
 pub mod load;
 pub mod power;
 pub mod rot;
+pub mod scrub;
 pub mod slow;
 pub mod soak;
 pub mod warm;

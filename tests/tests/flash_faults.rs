@@ -4,7 +4,9 @@
 
 use std::sync::{Mutex, MutexGuard};
 use tests::flash_campaign::ledger::{Entry, Ledger};
-use tests::flash_campaign::{Plan, Summary, faulty, forge, kill, limits, look_at_all, power, rot, slow, soak, warm};
+use tests::flash_campaign::{
+    Plan, Summary, faulty, forge, kill, limits, look_at_all, power, rot, scrub, slow, soak, warm,
+};
 use tests::sandbox::without_io_uring;
 use tests::{Raw, Server, payload};
 
@@ -79,6 +81,13 @@ fn a_slow_device_costs_no_wrong_byte_and_no_server() {
     let _alone = alone();
     let plan = plan(1);
     report(&plan, slow::run(&plan, |_| {}));
+}
+
+#[test]
+fn readers_beside_scrubs_get_what_was_written() {
+    let _alone = alone();
+    let plan = plan(1);
+    report(&plan, scrub::run(&plan, |_| {}).map(Some));
 }
 
 /// Too short to say whether anything grows: that all of it can be had, and passes.

@@ -42,6 +42,8 @@ enum Fault {
     Limits,
     /// A device of 10 MB/s. Needs root and FUSE.
     Slow,
+    /// Scrubs beside readers.
+    Scrub,
     /// Values that look like records.
     Forge,
     /// All kinds of trouble for a long time: what the server holds must not grow. Needs root and FUSE.
@@ -75,6 +77,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Fault::Faulty => campaign::faulty::run(&plan, progress),
         Fault::Limits => campaign::limits::run(&plan, progress),
         Fault::Slow => campaign::slow::run(&plan, progress),
+        Fault::Scrub => campaign::scrub::run(&plan, progress).map(Some),
         Fault::Forge => campaign::forge::run(&plan, progress).map(Some),
         Fault::Soak => campaign::soak::run(&plan, length, progress),
         Fault::Warm => campaign::warm::run(&plan, progress),

@@ -646,7 +646,7 @@ impl State {
                         Flow::Go => {}
                         Flow::Relimit => self.framer.set_limits(limits(&self.session)),
                         Flow::Wait(job) => break Next::Wait(job, answer),
-                        Flow::Room | Flow::Alone => unreachable!("left above"),
+                        Flow::Room | Flow::Alone | Flow::Heard => unreachable!("left above"),
                         Flow::Close => break Next::Close,
                     }
                 }
@@ -683,6 +683,8 @@ impl State {
             return None;
         }
         let spec = dispatch::spec_of(&args)?;
+        // What is refused anyway is refused at once.
+        spec.check_arity(args.len()).ok()?;
         let writes = spec.id == protocol::command::CommandId::Exec
             && self.session.multi.as_ref().is_some_and(|queue| queue.writes());
         self.session.node.pause.holds(now, spec, writes)

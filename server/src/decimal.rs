@@ -3,6 +3,8 @@
 //! Sums are exact as long as 38 digits hold them; beyond that they are those of 64-bit floating point. Redis adds in the
 //! 80 bits of its machine's `long double` and writes 17 digits after the point: where its sums are not noise, they are ours.
 
+use std::cmp::Ordering;
+
 /// Digits after the point that are written.
 const SCALE_MAX: u32 = 17;
 
@@ -41,10 +43,17 @@ impl Decimal {
 
     fn write(self) -> Option<String> {
         let Self { mut digits, mut scale } = self;
-        while scale > SCALE_MAX {
-            let rest = digits % 10;
-            digits = digits / 10 + if rest.abs() >= 5 { rest.signum() } else { 0 };
-            scale -= 1;
+        if let Some(cut) = scale.checked_sub(SCALE_MAX).filter(|cut| *cut > 0) {
+            let power = 10i128.checked_pow(cut)?;
+            let (kept, rest) = (digits / power, digits % power);
+            // A tie goes to the even digit, as in `printf`: else a number and its opposite would not add up to 0.
+            let up = match rest.abs().cmp(&(power / 2)) {
+                Ordering::Less => false,
+                Ordering::Equal => kept % 2 != 0,
+                Ordering::Greater => true,
+            };
+            digits = kept + if up { rest.signum() } else { 0 };
+            scale = SCALE_MAX;
         }
         let sign = if digits < 0 { "-" } else { "" };
         let power = 10u128.checked_pow(scale)?;
@@ -96,6 +105,8 @@ mod tests {
             ("17179869184", "1.5", "17179869185.5"),
             ("1e2", ".5", "100.5"),
             ("0.12345678901234567890", "0", "0.12345678901234568"),
+            ("0", "0.024390243902439025", "0.02439024390243902"),
+            ("0.02439024390243902", "-0.024390243902439025", "0"),
         ] {
             let (l, r) = (parse(left.as_bytes()).expect(left), parse(right.as_bytes()).expect(right));
             assert_eq!(add(l, r).as_deref(), Some(sum), "{left} + {right}");

@@ -15,7 +15,6 @@ pub(crate) use crate::handler::job::Job;
 use crate::handler::{multi, pubsub};
 use crate::node::Node;
 use crate::session::{ReplyMode, Session};
-use crate::slow::SLOW;
 use crate::stats::{WorkerStats, bump};
 use protocol::base::Instant;
 use protocol::command::{self, CommandId, Flags, Spec, Values};
@@ -80,6 +79,8 @@ impl<'a> Ctx<'a> {
 pub(crate) enum Flow {
     /// On to the next one.
     Go,
+    /// On to the next one, and what was written is sent to a client that wants no replies too.
+    Heard,
     /// The client's limits have changed.
     Relimit,
     /// Wait for this first.
@@ -123,7 +124,11 @@ pub(crate) fn key_of_value<'a>(args: Args<'a>, arg: usize) -> Option<&'a [u8]> {
 /// second value.
 pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
     let Some(name) = ctx.args.bytes(0) else { return (Flow::Go, Answer::Wanted) };
+    // The mode before the command counts, so that `CLIENT REPLY SKIP` skips the next one.
     let mode = ctx.session.reply_mode;
+    if mode == ReplyMode::SkipNext {
+        ctx.session.reply_mode = ReplyMode::On;
+    }
     let mark = ctx.output.mark();
     let flow = match command::lookup(name) {
         Some(spec) => run_spec(&mut ctx, spec),
@@ -135,17 +140,10 @@ pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
             Flow::Go
         }
     };
-    // The mode before the command counts, so that `CLIENT REPLY SKIP` skips the next and `ON` is answered.
-    let answer = match mode {
-        ReplyMode::On => Answer::Wanted,
-        ReplyMode::Off if ctx.session.reply_mode == ReplyMode::On => Answer::Wanted,
-        ReplyMode::Off => Answer::Unwanted,
-        ReplyMode::SkipNext => {
-            if ctx.session.reply_mode == ReplyMode::SkipNext {
-                ctx.session.reply_mode = ReplyMode::On;
-            }
-            Answer::Unwanted
-        }
+    let (flow, answer) = match flow {
+        Flow::Heard => (Flow::Go, Answer::Wanted),
+        flow if mode == ReplyMode::On => (flow, Answer::Wanted),
+        flow => (flow, Answer::Unwanted),
     };
     if answer == Answer::Unwanted {
         ctx.output.forget(mark);
@@ -233,7 +231,7 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
     if ctx.node.pubsub.is_monitored() && known && spec.id != CommandId::Exec {
         pubsub::show(ctx.node, ctx.session, spec, ctx.args);
     }
-    let started = may_be_slow(spec).then(std::time::Instant::now);
+    let started = (may_be_slow(spec) || ctx.node.slow.is_keen()).then(std::time::Instant::now);
     let result = if known {
         spec.check_arity(ctx.args.len()).and_then(|()| handler::run(ctx, spec))
     } else if ctx.args.bytes(1).is_some_and(|word| word.eq_ignore_ascii_case(b"help")) {
@@ -255,7 +253,7 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
         _ => {}
     }
     bump(&stat.calls, 1);
-    if let Some(took) = started.map(|started| started.elapsed()).filter(|took| *took >= SLOW) {
+    if let Some(took) = started.map(|started| started.elapsed()).filter(|took| ctx.node.slow.is_slow(*took)) {
         let client = &ctx.session.client;
         ctx.node.slow.command(spec, &ctx.args, took, &client.addr, &client.words.lock().name);
     }

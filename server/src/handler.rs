@@ -18,6 +18,7 @@ pub(crate) mod generic;
 pub(crate) mod info;
 mod into;
 pub(crate) mod job;
+pub(crate) mod latency_cmd;
 pub(crate) mod lcs;
 pub(crate) mod lease;
 pub(crate) mod lookup;
@@ -116,11 +117,16 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
 
         Id::Subscribe => pubsub::subscribe(ctx, Kind::Channel),
         Id::PSubscribe => pubsub::subscribe(ctx, Kind::Pattern),
+        Id::SSubscribe => pubsub::subscribe(ctx, Kind::Shard),
         Id::Unsubscribe => pubsub::unsubscribe(ctx, Kind::Channel),
         Id::PUnsubscribe => pubsub::unsubscribe(ctx, Kind::Pattern),
-        Id::Publish => pubsub::publish(ctx),
-        Id::PubSubChannels => pubsub::pubsub_channels(ctx),
-        Id::PubSubNumSub => pubsub::pubsub_num_sub(ctx),
+        Id::SUnsubscribe => pubsub::unsubscribe(ctx, Kind::Shard),
+        Id::Publish => pubsub::publish(ctx, Kind::Channel),
+        Id::SPublish => pubsub::publish(ctx, Kind::Shard),
+        Id::PubSubChannels => pubsub::pubsub_channels(ctx, spec, Kind::Channel),
+        Id::PubSubShardChannels => pubsub::pubsub_channels(ctx, spec, Kind::Shard),
+        Id::PubSubNumSub => pubsub::pubsub_num_sub(ctx, Kind::Channel),
+        Id::PubSubShardNumSub => pubsub::pubsub_num_sub(ctx, Kind::Shard),
         Id::PubSubNumPat => pubsub::pubsub_num_pat(ctx),
         Id::Monitor => pubsub::monitor(ctx),
         Id::ClusterInfo
@@ -184,6 +190,8 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::LatencyLatest => server::latency_latest(ctx),
         Id::LatencyHistory => server::latency_history(ctx),
         Id::LatencyReset => server::latency_reset(ctx),
+        Id::LatencyHistogram => latency_cmd::latency_histogram(ctx),
+        Id::LatencyDoctor => latency_cmd::latency_doctor(ctx),
         Id::ModuleList => server::module_list(ctx),
         Id::FunctionFlush => server::function_flush(ctx),
         Id::FunctionList => server::function_list(ctx),

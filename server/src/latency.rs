@@ -40,9 +40,14 @@ pub(crate) struct Histogram {
     sum_ns: AtomicU64,
 }
 
+/// Upper bound of a bucket, in microseconds.
+pub(crate) fn bound_micros(bucket: usize) -> i64 {
+    1 << bucket
+}
+
 /// Upper bound of a bucket, in seconds.
 pub(crate) fn bound_seconds(bucket: usize) -> f64 {
-    (1u64 << bucket) as f64 / 1e6
+    bound_micros(bucket) as f64 / 1e6
 }
 
 fn bucket_of(took: Duration) -> usize {
@@ -79,6 +84,13 @@ impl Sum {
             *sum += count.load(Ordering::Relaxed);
         }
         self.seconds += histogram.sum_ns.load(Ordering::Relaxed) as f64 / 1e9;
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (sum, count) in self.counts.iter_mut().zip(&other.counts) {
+            *sum += count;
+        }
+        self.seconds += other.seconds;
     }
 
     pub(crate) fn count(&self) -> u64 {

@@ -265,6 +265,8 @@ impl Node {
             ..Hot::default()
         };
         hot.apply(&config);
+        let slow = Slow::default();
+        slow.apply(&config);
         let classes = config.notify_keyspace_events;
         let node = Arc::new(Self {
             id,
@@ -280,7 +282,7 @@ impl Node {
             stats: NodeStats::default(),
             sampler: Sampler::default(),
             census: Census::default(),
-            slow: Slow::default(),
+            slow,
             pause: Pause::default(),
             pubsub: PubSub::default(),
             cluster_enabled: config.cluster_enabled,
@@ -369,6 +371,7 @@ impl Node {
         self.store.set_watermarks(config.watermark_high_percent.0, config.watermark_low_percent.0);
         self.store.set_probe_grace(config.probe_grace_ms);
         self.hot.apply(&config);
+        self.slow.apply(&config);
         if let Some(surroundings) = self.surroundings.get() {
             (surroundings.set_log_level)(config.log_level);
         }

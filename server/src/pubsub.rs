@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use protocol::resp::Writer;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 /// Bytes that a message is charged beside its words.
@@ -32,6 +32,11 @@ pub(crate) enum Message {
         channel: Arc<[u8]>,
         payload: Arc<[u8]>,
     },
+    /// To a shard channel.
+    Shard {
+        channel: Arc<[u8]>,
+        payload: Arc<[u8]>,
+    },
     /// A line of `MONITOR`.
     Line(Arc<str>),
 }
@@ -40,7 +45,7 @@ impl Message {
     fn len(&self) -> usize {
         MESSAGE_LEN
             + match self {
-                Self::Channel { channel, payload } => channel.len() + payload.len(),
+                Self::Channel { channel, payload } | Self::Shard { channel, payload } => channel.len() + payload.len(),
                 Self::Pattern { pattern, channel, payload } => pattern.len() + channel.len() + payload.len(),
                 Self::Line(line) => line.len(),
             }
@@ -58,6 +63,12 @@ impl Message {
                 out.push(4);
                 out.bulk(b"pmessage");
                 out.bulk(pattern);
+                out.bulk(channel);
+                out.bulk(payload);
+            }
+            Self::Shard { channel, payload } => {
+                out.push(3);
+                out.bulk(b"smessage");
                 out.bulk(channel);
                 out.bulk(payload);
             }
@@ -141,17 +152,55 @@ type Listeners = HashMap<Arc<[u8]>, BTreeMap<u64, Arc<Mailbox>>>;
 pub(crate) struct PubSub {
     channels: RwLock<Listeners>,
     patterns: RwLock<Listeners>,
+    shards: RwLock<Listeners>,
     monitors: RwLock<BTreeMap<u64, Arc<Mailbox>>>,
     monitored: AtomicBool,
     /// Classes of keyspace events that are told; 0: none.
     classes: AtomicU32,
 }
 
-/// A channel's name, or a pattern of names.
+/// A channel's name, a pattern of names, or the name of a channel that belongs to one slot of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Channel,
     Pattern,
+    Shard,
+}
+
+/// How many names of each kind a client listens to, for `CLIENT LIST`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SubscribedCounts {
+    pub(crate) channels: u64,
+    pub(crate) patterns: u64,
+    pub(crate) shards: u64,
+}
+
+impl SubscribedCounts {
+    pub(crate) fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// [`SubscribedCounts`] as other connections read them.
+#[derive(Debug, Default)]
+pub(crate) struct Subscribed {
+    channels: AtomicU64,
+    patterns: AtomicU64,
+    shards: AtomicU64,
+}
+
+impl Subscribed {
+    pub(crate) fn set(&self, counts: SubscribedCounts) {
+        self.channels.store(counts.channels, Ordering::Relaxed);
+        self.patterns.store(counts.patterns, Ordering::Relaxed);
+        self.shards.store(counts.shards, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> SubscribedCounts {
+        let [channels, patterns, shards] =
+            [&self.channels, &self.patterns, &self.shards].map(|count| count.load(Ordering::Relaxed));
+        SubscribedCounts { channels, patterns, shards }
+    }
 }
 
 impl PubSub {
@@ -159,6 +208,7 @@ impl PubSub {
         match kind {
             Kind::Channel => &self.channels,
             Kind::Pattern => &self.patterns,
+            Kind::Shard => &self.shards,
         }
     }
 
@@ -206,18 +256,29 @@ impl PubSub {
         sent
     }
 
+    /// Sends a message to a shard channel, which patterns do not see. Returns how many get it.
+    pub(crate) fn publish_shard(&self, channel: &[u8], payload: &[u8]) -> u64 {
+        let shards = self.shards.read();
+        let Some(listeners) = shards.get(channel) else { return 0 };
+        let (channel, payload): (Arc<[u8]>, Arc<[u8]>) = (channel.into(), payload.into());
+        for mailbox in listeners.values() {
+            mailbox.put(Message::Shard { channel: Arc::clone(&channel), payload: Arc::clone(&payload) });
+        }
+        listeners.len() as u64
+    }
+
     /// Channels that somebody listens to.
-    pub(crate) fn channels(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Arc<[u8]>> {
-        self.channels.read().keys().filter(|name| wanted(name)).cloned().collect()
+    pub(crate) fn channels(&self, kind: Kind, wanted: impl Fn(&[u8]) -> bool) -> Vec<Arc<[u8]>> {
+        self.of(kind).read().keys().filter(|name| wanted(name)).cloned().collect()
     }
 
-    pub(crate) fn listeners(&self, channel: &[u8]) -> u64 {
-        self.channels.read().get(channel).map_or(0, |listeners| listeners.len() as u64)
+    pub(crate) fn listeners(&self, kind: Kind, channel: &[u8]) -> u64 {
+        self.of(kind).read().get(channel).map_or(0, |listeners| listeners.len() as u64)
     }
 
-    /// Channels and patterns that somebody listens to.
-    pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.channels.read().len(), self.patterns.read().len())
+    /// Channels, patterns and shard channels that somebody listens to.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        (self.channels.read().len(), self.patterns.read().len(), self.shards.read().len())
     }
 
     pub(crate) fn monitor(&self, mailbox: &Arc<Mailbox>) {
@@ -276,6 +337,6 @@ mod tests {
         assert!(client.is_killed() && client.posted.load(Ordering::Relaxed) <= 1000);
         hub.leave(Kind::Channel, b"c", 1);
         hub.leave(Kind::Pattern, b"c*", 1);
-        assert_eq!(hub.counts(), (0, 0));
+        assert_eq!(hub.counts(), (0, 0, 0));
     }
 }

@@ -9,6 +9,7 @@ use crate::handler::alone::Watched;
 use crate::handler::multi::Queue;
 use crate::handler::pubsub::Listening;
 use crate::node::Node;
+use crate::pubsub::Subscribed;
 use parking_lot::Mutex;
 use protocol::base::{GrantId, Instant, Millis, SessionId};
 use std::collections::HashMap;
@@ -202,7 +203,9 @@ pub(crate) struct ClientInfo {
     pub(crate) multi: AtomicI64,
     /// Bytes of messages that wait, and how many channels (high half) and patterns it listens to.
     pub(crate) posted: AtomicU64,
-    pub(crate) subscribed: AtomicU64,
+    pub(crate) subscribed: Subscribed,
+    /// Keys that it watches.
+    pub(crate) watched: AtomicU64,
     pub(crate) held_since_ms: AtomicU64,
     pub(crate) resp3: AtomicBool,
     pub(crate) no_evict: AtomicBool,
@@ -256,7 +259,8 @@ impl ClientInfo {
             queued: AtomicU64::new(0),
             multi: AtomicI64::new(-1),
             posted: AtomicU64::new(0),
-            subscribed: AtomicU64::new(0),
+            subscribed: Subscribed::default(),
+            watched: AtomicU64::new(0),
             held_since_ms: AtomicU64::new(0),
             resp3: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),

@@ -5,16 +5,18 @@
 //! - Commands that carry credentials come in without their arguments.
 
 use crate::clock::unix_ms;
+use crate::config::Config;
 use parking_lot::Mutex;
 use protocol::command::{Flags, Spec};
 use protocol::resp::Args;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A command that took this long is slow. As Redis has it without being told otherwise.
-pub(crate) const SLOW: Duration = Duration::from_millis(10);
-/// Slow commands kept.
-const ENTRIES_MAX: usize = 128;
+/// Where a limit lies below this, the shortest commands are worth two looks at the clock too.
+const KEEN_NS: u64 = 1_000_000;
+/// No limit: nothing takes that long.
+const NEVER: u64 = u64::MAX;
 /// Arguments kept of each, and bytes of each argument: as Redis.
 const ARGS_MAX: usize = 32;
 const ARG_LEN_MAX: usize = 128;
@@ -51,30 +53,80 @@ struct Event {
     longest_ms: u64,
 }
 
-/// See the module's text.
-#[derive(Debug, Default)]
+/// See the module's text. As it is made it keeps nothing: [`Slow::apply`] says what to keep.
+#[derive(Debug)]
 pub(crate) struct Slow {
+    /// From which time on a command is logged, and from which on it is a spike, in nanoseconds.
+    logged_ns: AtomicU64,
+    spike_ns: AtomicU64,
+    /// Slow commands kept.
+    entries_max: AtomicUsize,
     log: Mutex<Log>,
     events: Mutex<BTreeMap<&'static str, Event>>,
 }
 
+impl Default for Slow {
+    fn default() -> Self {
+        Self {
+            logged_ns: AtomicU64::new(NEVER),
+            spike_ns: AtomicU64::new(NEVER),
+            entries_max: AtomicUsize::new(0),
+            log: Mutex::default(),
+            events: Mutex::default(),
+        }
+    }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(NEVER)
+}
+
 impl Slow {
-    /// A command took `took`, which is at least [`SLOW`].
+    /// Takes over what the settings say.
+    pub(crate) fn apply(&self, config: &Config) {
+        let logged = config.slowlog_log_slower_than.0.map_or(NEVER, |us| nanos(Duration::from_micros(us)));
+        let spike = match config.latency_monitor_threshold.0 {
+            0 => NEVER,
+            ms => nanos(Duration::from_millis(ms)),
+        };
+        self.logged_ns.store(logged, Ordering::Relaxed);
+        self.spike_ns.store(spike, Ordering::Relaxed);
+        self.entries_max.store(config.slowlog_max_len, Ordering::Relaxed);
+        self.log.lock().entries.truncate(config.slowlog_max_len);
+    }
+
+    /// Whether commands are timed that hardly ever take long.
+    #[inline]
+    pub(crate) fn is_keen(&self) -> bool {
+        self.logged_ns.load(Ordering::Relaxed) < KEEN_NS
+    }
+
+    /// Whether a command that took so long is to be noted.
+    pub(crate) fn is_slow(&self, took: Duration) -> bool {
+        let took = nanos(took);
+        took >= self.logged_ns.load(Ordering::Relaxed) || took >= self.spike_ns.load(Ordering::Relaxed)
+    }
+
+    /// Notes a command that took so long, where the settings want it noted.
     pub(crate) fn command(&self, spec: &Spec, args: &Args<'_>, took: Duration, addr: &str, name: &str) {
-        let kind = if spec.flags.contains(Flags::FAST) { "fast-command" } else { "command" };
-        self.event(kind, took);
+        if nanos(took) >= self.spike_ns.load(Ordering::Relaxed) {
+            let kind = if spec.flags.contains(Flags::FAST) { "fast-command" } else { "command" };
+            self.event(kind, took);
+        }
+        let entries_max = self.entries_max.load(Ordering::Relaxed);
+        if nanos(took) < self.logged_ns.load(Ordering::Relaxed) || entries_max == 0 {
+            return;
+        }
         let words = words(spec, args);
         let mut log = self.log.lock();
-        if log.entries.len() == ENTRIES_MAX {
-            log.entries.pop_back();
-        }
+        log.entries.truncate(entries_max - 1);
         let (number, addr, name) = (log.next, addr.to_owned(), name.to_owned());
         log.next += 1;
         log.entries.push_front(Entry { number, unix_s: unix_ms() / 1000, took, words, addr, name });
     }
 
     /// Something of a kind took long.
-    pub(crate) fn event(&self, kind: &'static str, took: Duration) {
+    fn event(&self, kind: &'static str, took: Duration) {
         let spike = Spike { unix_s: unix_ms() / 1000, ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) };
         let mut events = self.events.lock();
         let event = events.entry(kind).or_default();
@@ -159,6 +211,18 @@ mod tests {
     use protocol::command::lookup;
     use protocol::resp::ArgBuf;
 
+    use crate::config::Machine;
+    use protocol::base::ByteLen;
+
+    /// With these settings, and the others at their defaults.
+    fn slow(pairs: &[(&str, &str)]) -> Slow {
+        let mut config = Config::default_on(Machine { memory: ByteLen::gib(8), cores: 2 });
+        config.set_all(pairs).expect("settings that are allowed");
+        let slow = Slow::default();
+        slow.apply(&config);
+        slow
+    }
+
     fn note(slow: &Slow, words: &[&str], ms: u64) {
         let spec = lookup(words[0].as_bytes()).expect("a command");
         slow.command(spec, &ArgBuf::new(words).args(), Duration::from_millis(ms), "127.0.0.1:1", "");
@@ -166,19 +230,38 @@ mod tests {
 
     #[test]
     fn the_log_keeps_the_latest_and_counts_on() {
-        let slow = Slow::default();
+        let slow = slow(&[]);
         for _ in 0..200 {
             note(&slow, &["keys", "*"], 20);
         }
-        assert_eq!((slow.len(), slow.latest(3).len(), slow.latest(3)[0].number), (ENTRIES_MAX, 3, 199));
+        assert_eq!((slow.len(), slow.latest(3).len(), slow.latest(3)[0].number), (128, 3, 199));
         slow.forget_commands();
         note(&slow, &["keys", "*"], 20);
         assert_eq!((slow.len(), slow.latest(9)[0].number), (1, 200));
     }
 
     #[test]
+    fn what_counts_as_slow_is_what_the_settings_say() {
+        let ms = Duration::from_millis;
+        let by_default = slow(&[]);
+        assert!(!by_default.is_keen() && !by_default.is_slow(ms(9)) && by_default.is_slow(ms(10)));
+        let keen =
+            slow(&[("slowlog-log-slower-than", "0"), ("slowlog-max-len", "2"), ("latency-monitor-threshold", "0")]);
+        assert!(keen.is_keen() && keen.is_slow(Duration::ZERO));
+        (0..5).for_each(|_| note(&keen, &["ping"], 0));
+        assert_eq!((keen.len(), keen.events().len()), (2, 0));
+        let never = slow(&[("slowlog-log-slower-than", "-1"), ("latency-monitor-threshold", "100")]);
+        assert!(!never.is_slow(ms(99)) && never.is_slow(ms(100)));
+        note(&never, &["keys", "*"], 100);
+        assert_eq!((never.len(), never.events().len()), (0, 1));
+        let none = slow(&[("slowlog-max-len", "0"), ("slowlog-log-slower-than", "0")]);
+        note(&none, &["keys", "*"], 5);
+        assert_eq!(none.len(), 0);
+    }
+
+    #[test]
     fn passwords_and_long_arguments_are_not_kept() {
-        let slow = Slow::default();
+        let slow = slow(&[]);
         note(&slow, &["auth", "hunter2"], 20);
         assert!(!format!("{:?}", slow.latest(1)).contains("hunter2"));
         let long = "x".repeat(1000);
@@ -193,7 +276,7 @@ mod tests {
 
     #[test]
     fn events_are_kept_by_kind_and_forgotten_by_kind() {
-        let slow = Slow::default();
+        let slow = slow(&[]);
         slow.event("maintenance", Duration::from_millis(30));
         slow.event("maintenance", Duration::from_millis(12));
         note(&slow, &["ttl", "k"], 15);

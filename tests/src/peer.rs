@@ -63,8 +63,16 @@ pub fn skipped<T>(why: &str) -> Option<T> {
 /// # Panics
 /// If it cannot be started. One that runs too long is killed.
 pub fn run(command: &mut Command, input: &str) -> Output {
+    run_within(command, input, PATIENCE)
+}
+
+/// As [`run`], for a program that may take so long.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_within(command: &mut Command, input: &str, limit: Duration) -> Output {
     let mut input = Some(input.to_owned());
-    converse(command, |_| input.take().map_or(Turn::Listen, Turn::Last))
+    converse_within(command, limit, |_| input.take().map_or(Turn::Listen, Turn::Last))
 }
 
 /// What comes next for a program that reads and writes in turns.
@@ -84,7 +92,11 @@ pub enum Turn {
 ///
 /// # Panics
 /// If it cannot be started. One that runs too long is killed.
-pub fn converse(command: &mut Command, mut turn: impl FnMut(&str) -> Turn) -> Output {
+pub fn converse(command: &mut Command, turn: impl FnMut(&str) -> Turn) -> Output {
+    converse_within(command, PATIENCE, turn)
+}
+
+fn converse_within(command: &mut Command, limit: Duration, mut turn: impl FnMut(&str) -> Turn) -> Output {
     let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("it is piped");
@@ -108,7 +120,7 @@ pub fn converse(command: &mut Command, mut turn: impl FnMut(&str) -> Turn) -> Ou
         }
     });
     let mut written = Vec::new();
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + limit;
     let mut say = Some(say);
     let ended = loop {
         match turn(&String::from_utf8_lossy(&written)) {

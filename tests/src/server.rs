@@ -316,3 +316,22 @@ pub fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Starts one on a port that nobody else gets while it restarts: below those that the kernel gives out. A client that tries to
+/// connect to a free one of those may meet itself.
+///
+/// # Panics
+/// If it does not start on any of many.
+pub fn start_on_lasting_port() -> Server {
+    let mut refused = String::new();
+    for _ in 0..20 {
+        let addr = format!("127.0.0.1:{}", rand::random_range(20_000..30_000));
+        let dir = Arc::new(TempDir::with_prefix("mooncake-test-").expect("a directory for the test"));
+        let alone = ["--listen", &addr, "--bulk-listen", "none", "--metrics-listen", "none"];
+        match Server::try_start(dir, &alone, Mark::Ready) {
+            Ok(server) => return server,
+            Err(log) => refused = log,
+        }
+    }
+    panic!("the server does not serve:\n{refused}")
+}

@@ -77,6 +77,67 @@ fn replies_are_left_out_where_a_client_wants_none() {
     let mut wire = Wire::connect(server.addr());
     wire.send(b"CLIENT REPLY SKIP\r\nSET a 1\r\nCLIENT REPLY OFF\r\nSET b 2\r\nNOSUCH\r\nCLIENT REPLY ON\r\n");
     assert_eq!(wire.text("MGET a b"), "+OK *2 $1 1 $1 2");
+    // `SKIP` skips one command, whichever it is, but for the one that asks for replies again.
+    wire.send(
+        b"CLIENT REPLY SKIP\r\nCLIENT REPLY SKIP\r\nECHO x\r\nECHO y\r\nCLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\n",
+    );
+    assert_eq!(wire.text("ECHO z"), "$1 y +OK $1 z");
+}
+
+#[test]
+fn messages_come_to_a_client_that_wants_no_replies() {
+    let server = Server::start(&[]);
+    let (mut wire, mut other) = (Wire::connect(server.addr()), Wire::connect(server.addr()));
+    let told =
+        |wire: &mut Wire| String::from_utf8(wire.reply().expect("a message")).expect("text").replace("\r\n", " ");
+    wire.send(b"HELLO 3\r\n");
+    wire.reply().expect("it is asked for");
+    wire.send(b"CLIENT REPLY OFF\r\nSUBSCRIBE c\r\nGET k\r\nSUBSCRIBE\r\nPSUBSCRIBE p*\r\n");
+    assert_eq!(told(&mut wire), ">3 $9 subscribe $1 c :1 ");
+    assert_eq!(told(&mut wire), ">3 $10 psubscribe $2 p* :2 ");
+    assert_eq!(other.text("PUBLISH c hello"), ":1");
+    assert_eq!(told(&mut wire), ">3 $7 message $1 c $5 hello ");
+    wire.send(b"UNSUBSCRIBE c\r\n");
+    assert_eq!(told(&mut wire), ">3 $11 unsubscribe $1 c :1 ");
+}
+
+#[test]
+fn a_pause_does_not_hold_up_what_is_refused_anyway() {
+    let server = Server::start(&[]);
+    let mut wire = Wire::connect(server.addr());
+    assert_eq!(wire.text("CLIENT PAUSE 600000 WRITE"), "+OK");
+    assert_eq!(wire.text("SET k"), "-ERR wrong number of arguments for 'set' command");
+    assert_eq!(wire.text("CLIENT UNPAUSE"), "+OK");
+}
+
+#[test]
+fn every_command_is_logged_where_that_is_asked_for() {
+    let server = Server::start(&["--slowlog-max-len", "3"]);
+    let mut wire = Wire::connect(server.addr());
+    assert_eq!(wire.text("CONFIG SET slowlog-log-slower-than 0"), "+OK");
+    (0..5).for_each(|_| assert_eq!(wire.text("PING"), "+PONG"));
+    assert_eq!(wire.text("SLOWLOG LEN"), ":3");
+    assert_eq!(wire.text("CONFIG SET slowlog-log-slower-than -1 slowlog-max-len 1"), "+OK");
+    assert_eq!(wire.text("SLOWLOG LEN"), ":1");
+    assert_eq!(wire.text("CONFIG GET slowlog-log-slower-than"), "*2 $23 slowlog-log-slower-than $2 -1");
+}
+
+#[test]
+fn histograms_are_of_the_commands_that_ran() {
+    let server = Server::start(&[]);
+    let mut wire = Wire::connect(server.addr());
+    wire.text("CONFIG RESETSTAT");
+    wire.text("SET k v");
+    wire.text("SET k w");
+    wire.text("CLIENT ID");
+    let told = wire.text("LATENCY HISTOGRAM set nosuch client|id client|nosuch get");
+    assert!(told.starts_with("*4 $3 set *4 $5 calls :2 $14 histogram_usec *"), "{told}");
+    assert!(told.contains(" $9 client|id *4 $5 calls :1 "), "{told}");
+    assert!(wire.text("LATENCY HISTOGRAM client").starts_with("*2 $9 client|id "), "a container is all of its own");
+    assert!(wire.text("LATENCY HISTOGRAM").contains(" $16 config|resetstat "));
+    assert!(wire.text("LATENCY DOCTOR").starts_with('$'));
+    assert_eq!(wire.text("CONFIG SET latency-monitor-threshold 0"), "+OK");
+    assert!(wire.text("LATENCY DOCTOR").contains("latency-monitor-threshold 10"));
 }
 
 #[test]

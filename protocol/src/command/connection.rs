@@ -94,6 +94,7 @@ pub(super) const SPECS: &[Spec] = &[
                                 string("username").after("USER"),
                                 string("ip:port").after("ADDR"),
                                 string("ip:port").after("LADDR"),
+                                integer("maxage").after("MAXAGE"),
                                 one_of("skipme", &[token("yes", "YES"), token("no", "NO")]).after("SKIPME"),
                             ],
                         )

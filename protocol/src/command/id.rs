@@ -35,7 +35,8 @@ command_ids! {
     Wait
     // Messages.
     Subscribe Unsubscribe PSubscribe PUnsubscribe Publish
-    PubSub PubSubChannels PubSubNumSub PubSubNumPat Monitor
+    PubSub PubSubChannels PubSubNumSub PubSubNumPat PubSubShardChannels
+    PubSubShardNumSub SSubscribe SUnsubscribe SPublish Monitor
     // Clusters.
     Cluster ClusterInfo ClusterMyId ClusterNodes ClusterSlots ClusterShards ClusterKeySlot ClusterCountKeysInSlot
     ClusterGetKeysInSlot Asking ReadOnly ReadWrite
@@ -51,7 +52,7 @@ command_ids! {
     Info DbSize Time Role LastSave FlushAll FlushDb
     Memory MemoryUsage MemoryStats MemoryDoctor
     SlowLog SlowLogGet SlowLogLen SlowLogReset
-    Latency LatencyLatest LatencyHistory LatencyReset
+    Latency LatencyLatest LatencyHistory LatencyHistogram LatencyDoctor LatencyReset
     Module ModuleList Function FunctionFlush FunctionList
     Debug DebugSleep DebugPopulate DebugObject Shutdown LolWut
 }

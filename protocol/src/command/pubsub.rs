@@ -31,6 +31,23 @@ pub(super) const SPECS: &[Spec] = &[
         .doc("2.0.0", "O(N) in the number of patterns", "Stops listening to patterns, or to all of them.")
         .takes(&[pattern("pattern").optional().multiple()])
         .answers("for each pattern `punsubscribe`, itself, and how many the client still listens to", &[]),
+    about(CommandId::SSubscribe, "ssubscribe", -2)
+        .flags(Flags::NO_MULTI)
+        .doc(
+            "7.0.0",
+            "O(N) in the number of channels",
+            "Listens to shard channels: of a cluster's slot, here of this node.",
+        )
+        .takes(&[string("shardchannel").multiple()])
+        .answers(
+            "for each channel `ssubscribe`, its name, and how many shard channels the client listens to",
+            &[ErrorWord::TooBig],
+        ),
+    about(CommandId::SUnsubscribe, "sunsubscribe", -1)
+        .flags(Flags::NO_MULTI)
+        .doc("7.0.0", "O(N) in the number of channels", "Stops listening to shard channels, or to all of them.")
+        .takes(&[string("shardchannel").optional().multiple()])
+        .answers("for each channel `sunsubscribe`, its name, and how many the client still listens to", &[]),
     about(CommandId::Publish, "publish", 3)
         .fast()
         .values(Values::At(2))
@@ -41,6 +58,13 @@ pub(super) const SPECS: &[Spec] = &[
             "Sends a message to who listens.",
         )
         .takes(&[string("channel"), string("message")])
+        .answers("integer: how many got it", &[]),
+    about(CommandId::SPublish, "spublish", 3)
+        .fast()
+        .values(Values::At(2))
+        .flags(Flags::MAY_REPLICATE)
+        .doc("7.0.0", "O(N) in the listeners of the channel", "Sends a message to who listens to a shard channel.")
+        .takes(&[string("shardchannel"), string("message")])
         .answers("integer: how many got it", &[]),
     Spec::new(CommandId::PubSub, "pubsub", -2, Group::PubSub)
         .doc("2.8.0", "Depends on the subcommand.", "About channels and who listens to them.")
@@ -56,6 +80,14 @@ pub(super) const SPECS: &[Spec] = &[
             about(CommandId::PubSubNumPat, "pubsub|numpat", 2)
                 .doc("2.8.0", "O(1)", "Counts the patterns that somebody listens to.")
                 .answers("integer", &[]),
+            about(CommandId::PubSubShardChannels, "pubsub|shardchannels", -2)
+                .doc("7.0.0", "O(N) in the number of channels", "Lists the shard channels that somebody listens to.")
+                .takes(&[pattern("pattern").optional()])
+                .answers("array of bulks", &[]),
+            about(CommandId::PubSubShardNumSub, "pubsub|shardnumsub", -2)
+                .doc("7.0.0", "O(N) in the number of channels", "Counts who listens to shard channels.")
+                .takes(&[string("shardchannel").optional().multiple()])
+                .answers("map: channel to count", &[]),
         ]),
     Spec::new(CommandId::Monitor, "monitor", 1, Group::Server)
         .admin()

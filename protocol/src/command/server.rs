@@ -164,6 +164,17 @@ pub(super) const SPECS: &[Spec] = &[
                 .doc("2.8.13", "O(1)", "Returns the spikes of one kind.")
                 .takes(&[string("event")])
                 .answers("array of pairs", &[]),
+            about(CommandId::LatencyHistogram, "latency|histogram", -2)
+                .admin()
+                .while_loading()
+                .doc("7.0.0", "O(N) in the number of commands", "Tells how long calls of commands took, in buckets.")
+                .takes(&[string("command").optional().multiple()])
+                .answers("map: command to its calls and how many of them took at most so many microseconds", &[]),
+            about(CommandId::LatencyDoctor, "latency|doctor", 2)
+                .admin()
+                .while_loading()
+                .doc("2.8.13", "O(1)", "Tells of the spikes in sentences, and what to do about them.")
+                .answers("text for people", &[]),
             about(CommandId::LatencyReset, "latency|reset", -2)
                 .admin()
                 .while_loading()

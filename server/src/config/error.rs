@@ -56,7 +56,7 @@ pub enum SetError {
         suggestion: String,
     },
     /// Only a restart changes it.
-    #[error("CONFIG SET failed - '{name}' can only be set when the server starts")]
+    #[error("CONFIG SET failed - '{name}' is immutable: it can only be set when the server starts")]
     Fixed {
         /// The setting.
         name: &'static str,

@@ -33,8 +33,33 @@ static ALIASES: &[Alias] = &[
     Alias { name: "tls-port", ours: Some("tls-listen"), get: tls_port },
     constant("save", |_| String::new()),
     constant("appendonly", |_| "no".to_owned()),
+    constant("daemonize", |_| "no".to_owned()),
+    constant("replicaof", |_| String::new()),
+    constant("slaveof", |_| String::new()),
     constant("databases", |_| "1".to_owned()),
     constant("maxmemory-policy", |_| "allkeys-lru".to_owned()),
+];
+
+/// How Redis keeps values of types that are not here, with its defaults: scripts that set a server up set them blindly. They
+/// are taken and change nothing, since there is nothing that they could change.
+static MOOT: &[(&str, &str)] = &[
+    ("hash-max-listpack-entries", "128"),
+    ("hash-max-listpack-value", "64"),
+    ("hash-max-ziplist-entries", "128"),
+    ("hash-max-ziplist-value", "64"),
+    ("hll-sparse-max-bytes", "3000"),
+    ("list-compress-depth", "0"),
+    ("list-max-listpack-size", "-2"),
+    ("list-max-ziplist-size", "-2"),
+    ("set-max-intset-entries", "512"),
+    ("set-max-listpack-entries", "128"),
+    ("set-max-listpack-value", "64"),
+    ("stream-node-max-bytes", "4096"),
+    ("stream-node-max-entries", "100"),
+    ("zset-max-listpack-entries", "128"),
+    ("zset-max-listpack-value", "64"),
+    ("zset-max-ziplist-entries", "128"),
+    ("zset-max-ziplist-value", "64"),
 ];
 
 fn unix_socket(config: &Config) -> String {
@@ -57,7 +82,8 @@ fn log_level(config: &Config) -> String {
 
 /// Names that only Redis has, with their values.
 pub(super) fn entries(config: &Config) -> impl Iterator<Item = (&'static str, String)> + '_ {
-    ALIASES.iter().map(|alias| (alias.name, (alias.get)(config)))
+    let moot = MOOT.iter().map(|(name, default)| (*name, (*default).to_owned()));
+    ALIASES.iter().map(|alias| (alias.name, (alias.get)(config))).chain(moot)
 }
 
 /// The setting of ours that Redis calls `name`.
@@ -70,6 +96,13 @@ pub(super) fn meant(name: &str) -> Option<&'static str> {
 /// What Redis calls so and we cannot change is accepted where it says what already holds: tools turn `save` and
 /// `appendonly` off without looking.
 pub(super) fn is_set(config: &Config, name: &str, value: &str) -> Result<bool, SetError> {
+    if let Some((name, _)) = MOOT.iter().find(|(known, _)| *known == name) {
+        return if value.parse::<i64>().is_ok() {
+            Ok(true)
+        } else {
+            Err(SetError::Refused { name, allowed: "a whole number".to_owned() })
+        };
+    }
     let Some(alias) = ALIASES.iter().find(|alias| alias.name == name) else {
         return Ok(false);
     };
@@ -109,6 +142,8 @@ mod tests {
             ("save", ""),
             ("appendonly", "no"),
             ("databases", "1"),
+            ("daemonize", "no"),
+            ("replicaof", ""),
             ("loglevel", "notice"),
         ] {
             assert_eq!(get(&config, name).as_deref(), Some(value), "CONFIG GET {name}");
@@ -120,6 +155,21 @@ mod tests {
         let mut config = config();
         config.set_all(&[("save", ""), ("appendonly", "NO"), ("port", "6379")]).expect("all of it already holds");
         assert!(matches!(config.set("appendonly", "yes"), Err(SetError::Fixed { name: "appendonly" })));
+    }
+
+    #[test]
+    fn what_there_is_nothing_of_may_be_set_to_any_number_and_stays_as_it_was() {
+        let mut config = config();
+        config.set("list-max-listpack-size", "10").expect("a number");
+        assert_eq!(get(&config, "list-max-listpack-size").as_deref(), Some("-2"));
+        assert!(matches!(config.set("list-max-listpack-size", "ten"), Err(SetError::Refused { .. })));
+        for (name, default) in MOOT {
+            assert!(
+                setting(name).is_none() && ALIASES.iter().all(|alias| alias.name != *name),
+                "{name} is in two tables"
+            );
+            assert!(default.parse::<i64>().is_ok(), "{name}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use super::flash::Devices;
 use super::value::{
     Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, RdmaDevice, Seconds, Secret,
-    ShmWrite, TlsClients, Value,
+    ShmWrite, SlowerThan, TlsClients, Value,
 };
 use super::{Machine, Origin};
 use crate::events::EventClasses;
@@ -368,6 +368,12 @@ settings! {
         Runtime log_level: LogLevel = "info";
         /// Lines for people, or one JSON object a line.
         Start log_format: LogFormat = "text";
+        /// Microseconds from which on `SLOWLOG` keeps a command. 0 keeps every one; a negative number none.
+        Runtime slowlog_log_slower_than: SlowerThan = "10000";
+        /// Slow commands kept, the latest.
+        Runtime slowlog_max_len: usize = "128", "0" to "100000";
+        /// Milliseconds from which on `LATENCY` notes a command as a spike.
+        Runtime latency_monitor_threshold: Millis = "10", "1" to "3600000", or "0" is "off";
     }
 }
 

@@ -128,6 +128,22 @@ impl Value for Micros {
     }
 }
 
+/// Microseconds from which on something is noted, as Redis writes it: a negative number is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct SlowerThan(pub Option<u64>);
+
+impl Value for SlowerThan {
+    const KIND: &'static str = "US";
+    const ALLOWED: &'static str = "a whole number of microseconds, or -1 for never";
+    fn parse(text: &str) -> Option<Self> {
+        let us: i64 = text.parse().ok()?;
+        Some(Self(u64::try_from(us).ok()))
+    }
+    fn render(&self) -> String {
+        self.0.map_or("-1".to_owned(), |us| us.to_string())
+    }
+}
+
 /// A share of something, in whole percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Percent(pub u8);

@@ -4,7 +4,6 @@ use super::command_cmd::{name_of, spec_at};
 use crate::conn::output::Output;
 use crate::node::Node;
 use crate::session::Session;
-use crate::slow::SLOW;
 use protocol::command::CommandId;
 use protocol::resp::{ArgBuf, WireError, Writer};
 use std::fmt;
@@ -48,7 +47,7 @@ impl Aside {
 
 /// A command took so long outside its worker's turn: it is logged if that is long, without the arguments, which are gone.
 pub(crate) fn note(session: &Session, command: CommandId, took: Duration) {
-    if let Some(spec) = spec_at(command as u64).filter(|_| took >= SLOW) {
+    if let Some(spec) = spec_at(command as u64).filter(|_| session.node.slow.is_slow(took)) {
         let client = &session.client;
         let words = ArgBuf::new(spec.full_name.split('|'));
         session.node.slow.command(spec, &words.args(), took, &client.addr, &client.words.lock().name);

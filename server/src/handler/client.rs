@@ -66,14 +66,14 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     let age = now_ms.saturating_sub(client.since_ms) / 1000;
     let idle = now_ms.saturating_sub(client.active_ms.load(Ordering::Relaxed)) / 1000;
     let pending = client.pending.load(Ordering::Relaxed);
-    let subscribed = client.subscribed.load(Ordering::Relaxed);
+    let (subscribed, watched) = (client.subscribed.counts(), client.watched.load(Ordering::Relaxed));
     let (multi, queued) = (client.multi.load(Ordering::Relaxed), client.queued.load(Ordering::Relaxed));
     let command = spec_at(client.last_command.load(Ordering::Relaxed)).map_or("NULL", |spec| spec.full_name);
     let resp = if client.resp3.load(Ordering::Relaxed) { 3 } else { 2 };
     let words = client.words.lock().clone();
     let mut flags = String::new();
     for (set, flag) in [
-        (subscribed > 0, 'P'),
+        (subscribed.any(), 'P'),
         (multi >= 0, 'x'),
         (laddr.starts_with('/'), 'U'),
         (client.no_evict.load(Ordering::Relaxed), 'e'),
@@ -88,13 +88,14 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     }
     writeln!(
         text,
-        "id={id} addr={addr} laddr={laddr} fd={fd} name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub=0 \
-         multi={multi} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl={pending} oll=0 omem=0 tot-mem={pending} \
+        "id={id} addr={addr} laddr={laddr} fd={fd} name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub={} \
+         multi={multi} watch={watched} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl={pending} oll=0 omem=0 tot-mem={pending} \
          events=r cmd={command} user={USER} redir=-1 resp={resp} lib-name={} lib-ver={} tot-net-in={} tot-net-out={} \
          tot-cmds={} worker={}",
         words.name,
-        subscribed >> 32,
-        subscribed & 0xffff_ffff,
+        subscribed.channels,
+        subscribed.patterns,
+        subscribed.shards,
         words.lib_name,
         words.lib_ver,
         client.bytes_in.load(Ordering::Relaxed),
@@ -108,6 +109,12 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
 fn id(word: &[u8]) -> Result<u64, WireError> {
     let id = parse_i64(word).and_then(|id| u64::try_from(id).ok()).filter(|&id| id > 0);
     id.ok_or_else(|| WireError::err("client-id should be greater than 0"))
+}
+
+fn age(word: &[u8]) -> Result<u64, WireError> {
+    let age = parse_i64(word).ok_or_else(|| WireError::err("maxage is not an integer or out of range"))?;
+    let age = u64::try_from(age).ok().filter(|&age| age > 0);
+    age.ok_or_else(|| WireError::err("maxage should be greater than 0"))
 }
 
 /// Whether a client type is the one that all our clients have.
@@ -129,12 +136,14 @@ struct Victims<'a> {
     addr: Option<&'a [u8]>,
     laddr: Option<&'a [u8]>,
     normal: bool,
+    /// Seconds that they have been connected for, at least.
+    age: Option<u64>,
     skip_me: bool,
 }
 
 impl<'a> Victims<'a> {
     fn parse(words: &mut Words<'a>) -> Result<Self, WireError> {
-        let mut victims = Self { id: None, addr: None, laddr: None, normal: true, skip_me: true };
+        let mut victims = Self { id: None, addr: None, laddr: None, normal: true, age: None, skip_me: true };
         while let Some(filter) = words.option()? {
             let value = words.word()?;
             let is = |name: &str| filter.eq_ignore_ascii_case(name.as_bytes());
@@ -150,6 +159,8 @@ impl<'a> Victims<'a> {
                 if value != USER.as_bytes() {
                     return Err(WireError::err(format!("No such user '{}'", String::from_utf8_lossy(value))));
                 }
+            } else if is("maxage") {
+                victims.age = Some(age(value)?);
             } else if is("skipme") {
                 victims.skip_me = switch(value, "yes", "no")?;
             } else {
@@ -159,8 +170,9 @@ impl<'a> Victims<'a> {
         Ok(victims)
     }
 
-    fn fits(&self, client: &ClientInfo) -> bool {
+    fn fits(&self, client: &ClientInfo, now_ms: u64) -> bool {
         self.normal
+            && self.age.is_none_or(|age| now_ms.saturating_sub(client.since_ms) / 1000 >= age)
             && self.id.is_none_or(|id| id == client.id)
             && self.addr.is_none_or(|addr| addr == client.addr.as_bytes())
             && self.laddr.is_none_or(|laddr| laddr == client.laddr.as_bytes())
@@ -177,19 +189,20 @@ fn switch(word: &[u8], on: &str, off: &str) -> Result<bool, WireError> {
     }
 }
 
-/// `CLIENT KILL addr`, or `CLIENT KILL [ID id] [TYPE type] [USER user] [ADDR addr] [LADDR addr] [SKIPME yes | no]`
+/// `CLIENT KILL addr`, or `CLIENT KILL [ID id] [TYPE type] [USER user] [ADDR addr] [LADDR addr] [MAXAGE seconds]
+/// [SKIPME yes | no]`
 pub(crate) fn client_kill(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut words = Words::new(&ctx.args, 2);
     let old_form = words.left() == 1;
     let victims = if old_form {
-        Victims { id: None, addr: Some(words.word()?), laddr: None, normal: true, skip_me: false }
+        Victims { id: None, addr: Some(words.word()?), laddr: None, normal: true, age: None, skip_me: false }
     } else {
         Victims::parse(&mut words)?
     };
-    let own = ctx.session.client.id;
+    let (own, now_ms) = (ctx.session.client.id, ctx.now.0 / 1_000_000);
     let (mut killed, mut own_end) = (0, false);
     for client in ctx.node.clients.all() {
-        if !victims.fits(&client) || (victims.skip_me && client.id == own) {
+        if !victims.fits(&client, now_ms) || (victims.skip_me && client.id == own) {
             continue;
         }
         killed += 1;
@@ -277,6 +290,7 @@ pub(crate) fn client_reply(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     if is("on") {
         ctx.session.reply_mode = ReplyMode::On;
         ctx.reply().ok();
+        return Ok(Flow::Heard);
     } else if is("off") {
         ctx.session.reply_mode = ReplyMode::Off;
     } else if is("skip") {
@@ -336,9 +350,11 @@ mod tests {
             ("id 7 addr 127.0.0.1:50001", false),
             ("laddr 127.0.0.1:6379 type normal user default", true),
             ("type pubsub", false),
+            ("maxage 3", true),
+            ("maxage 4", false),
             ("skipme no", true),
         ] {
-            victims(words, |victims| assert_eq!(victims.expect(words).fits(&client), fits, "{words}"));
+            victims(words, |victims| assert_eq!(victims.expect(words).fits(&client, 3_500), fits, "{words}"));
         }
         for (words, complaint) in [
             ("id 0", "ERR client-id should be greater than 0"),
@@ -348,6 +364,8 @@ mod tests {
             ("id", "ERR syntax error"),
             ("foo bar", "ERR syntax error"),
             ("skipme maybe", "ERR syntax error"),
+            ("maxage x", "ERR maxage is not an integer or out of range"),
+            ("maxage 0", "ERR maxage should be greater than 0"),
         ] {
             victims(words, |victims| assert_eq!(victims.expect_err(words), complaint));
         }

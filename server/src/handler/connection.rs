@@ -173,7 +173,7 @@ pub(crate) fn reset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     session.reply_mode = ReplyMode::On;
     session.leave_multi();
     session.stop_listening();
-    session.watched.clear();
+    session.unwatch();
     session.authenticated = !ctx.node.hot.needs_auth.load(Ordering::Relaxed);
     session.client.no_evict.store(false, Ordering::Relaxed);
     session.client.no_touch.store(false, Ordering::Relaxed);

@@ -315,8 +315,11 @@ fn stats(out: &mut Fields, facts: &Facts<'_>) {
         (counters.hits + node.stats.untouched_hits.get()).saturating_sub(node.stats.flash_missed.get()),
     );
     out.field("keyspace_misses", counters.misses + node.stats.untouched_misses.get() + node.stats.flash_missed.get());
-    out.field("pubsub_channels", 0);
-    out.field("pubsub_patterns", 0);
+    let (channels, patterns, shards) = node.pubsub.counts();
+    out.field("pubsub_channels", channels);
+    out.field("pubsub_patterns", patterns);
+    out.field("pubsubshard_channels", shards);
+    out.field("migrate_cached_sockets", 0);
     out.field("latest_fork_usec", 0);
     out.field("total_forks", 0);
     out.field("total_error_replies", totals.errors);

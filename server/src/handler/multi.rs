@@ -91,6 +91,12 @@ impl Session {
         self.client.multi.store(-1, Ordering::Relaxed);
         self.multi.take()
     }
+
+    /// Watches nothing any more, and hands out what was watched.
+    pub(crate) fn unwatch(&mut self) -> Vec<(Box<[u8]>, Watched)> {
+        self.client.watched.store(0, Ordering::Relaxed);
+        std::mem::take(&mut self.watched)
+    }
 }
 
 /// `MULTI`
@@ -107,8 +113,12 @@ pub(crate) fn multi(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 /// `EXEC`
 pub(crate) fn exec(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let Some(queue) = ctx.session.leave_multi() else { return Err(WireError::err("EXEC without MULTI")) };
-    let watched = std::mem::take(&mut ctx.session.watched);
+    let watched = ctx.session.unwatch();
     if queue.aborted {
+        // Who watches commands has seen `MULTI`, and sees that it is over.
+        if ctx.node.pubsub.is_monitored() {
+            super::pubsub::show_exec(ctx.node, ctx.session);
+        }
         return Err(WireError::new(ErrorWord::ExecAbort, "Transaction discarded because of previous errors."));
     }
     Ok(Flow::Wait(Job::Alone(Alone::exec(queue.commands, watched))))
@@ -119,7 +129,7 @@ pub(crate) fn discard(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     if ctx.session.leave_multi().is_none() {
         return Err(WireError::err("DISCARD without MULTI"));
     }
-    ctx.session.watched.clear();
+    ctx.session.unwatch();
     ctx.reply().ok();
     Ok(Flow::Go)
 }
@@ -141,13 +151,14 @@ pub(crate) fn watch(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         let seen: Watched = ctx.node.store.identity(ctx.now, key);
         ctx.session.watched.push((key.into(), seen));
     }
+    ctx.session.client.watched.store(ctx.session.watched.len() as u64, Ordering::Relaxed);
     ctx.reply().ok();
     Ok(Flow::Go)
 }
 
 /// `UNWATCH`
 pub(crate) fn unwatch(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    ctx.session.watched.clear();
+    ctx.session.unwatch();
     ctx.reply().ok();
     Ok(Flow::Go)
 }

@@ -6,7 +6,7 @@ use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
 use crate::glob::Glob;
 use crate::node::Node;
-use crate::pubsub::{Kind, Mailbox};
+use crate::pubsub::{Kind, Mailbox, SubscribedCounts};
 use crate::session::Session;
 use protocol::command::{CommandId, Flags, Spec};
 use protocol::resp::{ArgBuf, Args, ErrorWord, WireError};
@@ -26,6 +26,7 @@ pub(crate) struct Listening {
     pub(crate) mailbox: Arc<Mailbox>,
     channels: BTreeSet<Box<[u8]>>,
     patterns: BTreeSet<Box<[u8]>>,
+    shards: BTreeSet<Box<[u8]>>,
     monitors: bool,
 }
 
@@ -34,11 +35,20 @@ impl Listening {
         match kind {
             Kind::Channel => &mut self.channels,
             Kind::Pattern => &mut self.patterns,
+            Kind::Shard => &mut self.shards,
         }
     }
 
-    fn count(&self) -> usize {
-        self.channels.len() + self.patterns.len()
+    /// What confirmations tell: channels and patterns together, shard channels apart.
+    fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Channel | Kind::Pattern => self.channels.len() + self.patterns.len(),
+            Kind::Shard => self.shards.len(),
+        }
+    }
+
+    fn all(&self) -> usize {
+        self.channels.len() + self.patterns.len() + self.shards.len()
     }
 }
 
@@ -50,6 +60,7 @@ impl Session {
                 mailbox: Mailbox::new(client, max),
                 channels: BTreeSet::new(),
                 patterns: BTreeSet::new(),
+                shards: BTreeSet::new(),
                 monitors: false,
             })
         })
@@ -57,7 +68,7 @@ impl Session {
 
     /// Whether it may run only what a subscriber may, since replies and messages could not be told apart otherwise.
     pub(crate) fn is_subscriber(&self, output: &Output) -> bool {
-        self.listening.as_ref().is_some_and(|listening| listening.count() > 0) && !output.resp3
+        self.listening.as_ref().is_some_and(|listening| listening.all() > 0) && !output.resp3
     }
 
     /// Stops listening to everything.
@@ -66,10 +77,11 @@ impl Session {
         let hub = &self.node.pubsub;
         listening.channels.iter().for_each(|name| hub.leave(Kind::Channel, name, self.client.id));
         listening.patterns.iter().for_each(|name| hub.leave(Kind::Pattern, name, self.client.id));
+        listening.shards.iter().for_each(|name| hub.leave(Kind::Shard, name, self.client.id));
         if listening.monitors {
             hub.unmonitor(self.client.id);
         }
-        self.client.subscribed.store(0, Ordering::Relaxed);
+        self.client.subscribed.set(SubscribedCounts::default());
     }
 
     /// Moves messages to the output, as many as may wait there. Returns whether some are left.
@@ -84,8 +96,10 @@ impl Session {
 
     fn note_subscribed(&self) {
         if let Some(listening) = &self.listening {
-            let (channels, patterns) = (listening.channels.len() as u64, listening.patterns.len() as u64);
-            self.client.subscribed.store(channels << 32 | patterns, Ordering::Relaxed);
+            let Listening { channels, patterns, shards, .. } = &**listening;
+            let counts = [channels.len(), patterns.len(), shards.len()].map(|count| count as u64);
+            let [channels, patterns, shards] = counts;
+            self.client.subscribed.set(SubscribedCounts { channels, patterns, shards });
         }
     }
 }
@@ -95,7 +109,15 @@ pub(crate) fn check_subscriber(ctx: &Ctx<'_>, spec: &Spec) -> Result<(), WireErr
     use CommandId as Id;
     let may = matches!(
         spec.id,
-        Id::Subscribe | Id::PSubscribe | Id::Unsubscribe | Id::PUnsubscribe | Id::Ping | Id::Quit | Id::Reset
+        Id::Subscribe
+            | Id::PSubscribe
+            | Id::SSubscribe
+            | Id::Unsubscribe
+            | Id::PUnsubscribe
+            | Id::SUnsubscribe
+            | Id::Ping
+            | Id::Quit
+            | Id::Reset
     );
     if may || !ctx.session.is_subscriber(ctx.output) {
         return Ok(());
@@ -106,14 +128,18 @@ pub(crate) fn check_subscriber(ctx: &Ctx<'_>, spec: &Spec) -> Result<(), WireErr
     )))
 }
 
-/// `SUBSCRIBE channel …` and `PSUBSCRIBE pattern …`
+/// `SUBSCRIBE channel …`, `PSUBSCRIBE pattern …` and `SSUBSCRIBE channel …`
 pub(crate) fn subscribe(ctx: &mut Ctx<'_>, kind: Kind) -> Result<Flow, WireError> {
-    let word = if kind == Kind::Channel { "subscribe" } else { "psubscribe" };
+    let word = match kind {
+        Kind::Channel => "subscribe",
+        Kind::Pattern => "psubscribe",
+        Kind::Shard => "ssubscribe",
+    };
     let names: Vec<&[u8]> = ctx.args.skip(1).iter().filter_map(|name| name.bytes()).collect();
     if kind == Kind::Pattern {
         names.iter().try_for_each(|name| Glob::new(name).map(drop))?;
     }
-    if ctx.session.listening().count() + names.len() > NAMES_MAX {
+    if ctx.session.listening().all() + names.len() > NAMES_MAX {
         let text = format!("a client listens to at most {NAMES_MAX} channels and patterns");
         return Err(WireError::new(ErrorWord::TooBig, text));
     }
@@ -123,11 +149,11 @@ pub(crate) fn subscribe(ctx: &mut Ctx<'_>, kind: Kind) -> Result<Flow, WireError
             let mailbox = Arc::clone(&listening.mailbox);
             ctx.node.pubsub.listen(kind, name, &mailbox);
         }
-        let count = ctx.session.listening().count();
+        let count = ctx.session.listening().count(kind);
         confirm(ctx.output, word, Some(name), count);
     }
     ctx.session.note_subscribed();
-    Ok(Flow::Go)
+    Ok(Flow::Heard)
 }
 
 fn confirm(output: &mut Output, word: &str, name: Option<&[u8]>, count: usize) {
@@ -141,9 +167,13 @@ fn confirm(output: &mut Output, word: &str, name: Option<&[u8]>, count: usize) {
     reply.count(count as u64);
 }
 
-/// `UNSUBSCRIBE [channel …]` and `PUNSUBSCRIBE [pattern …]`
+/// `UNSUBSCRIBE [channel …]`, `PUNSUBSCRIBE [pattern …]` and `SUNSUBSCRIBE [channel …]`
 pub(crate) fn unsubscribe(ctx: &mut Ctx<'_>, kind: Kind) -> Result<Flow, WireError> {
-    let word = if kind == Kind::Channel { "unsubscribe" } else { "punsubscribe" };
+    let word = match kind {
+        Kind::Channel => "unsubscribe",
+        Kind::Pattern => "punsubscribe",
+        Kind::Shard => "sunsubscribe",
+    };
     let mut names: Vec<Box<[u8]>> = ctx.args.skip(1).iter().filter_map(|name| name.bytes()).map(Into::into).collect();
     if names.is_empty()
         && let Some(listening) = &mut ctx.session.listening
@@ -159,43 +189,47 @@ pub(crate) fn unsubscribe(ctx: &mut Ctx<'_>, kind: Kind) -> Result<Flow, WireErr
         if listening.names(kind).remove(name) {
             ctx.node.pubsub.leave(kind, name, id);
         }
-        let count = listening.count();
+        let count = listening.count(kind);
         // What came before it is told before it.
         while ctx.session.deliver(ctx.output) {}
         confirm(ctx.output, word, Some(name), count);
     }
     if names.is_empty() {
-        let count = ctx.session.listening.as_ref().map_or(0, |listening| listening.count());
+        let count = ctx.session.listening.as_ref().map_or(0, |listening| listening.count(kind));
         confirm(ctx.output, word, None, count);
     }
     ctx.session.note_subscribed();
-    Ok(Flow::Go)
+    Ok(Flow::Heard)
 }
 
-/// `PUBLISH channel message`
-pub(crate) fn publish(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+/// `PUBLISH channel message` and `SPUBLISH channel message`
+pub(crate) fn publish(ctx: &mut Ctx<'_>, kind: Kind) -> Result<Flow, WireError> {
     let mut message = Argument::take(ctx, 2)?;
-    let sent = ctx.node.pubsub.publish(ctx.word(1)?, message.bytes());
+    let (channel, hub) = (ctx.word(1)?, &ctx.node.pubsub);
+    let sent = match kind {
+        Kind::Shard => hub.publish_shard(channel, message.bytes()),
+        Kind::Channel | Kind::Pattern => hub.publish(channel, message.bytes()),
+    };
     ctx.reply().count(sent);
     Ok(Flow::Go)
 }
 
-/// `PUBSUB CHANNELS [pattern]`
-pub(crate) fn pubsub_channels(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+/// `PUBSUB CHANNELS [pattern]` and `PUBSUB SHARDCHANNELS [pattern]`
+pub(crate) fn pubsub_channels(ctx: &mut Ctx<'_>, spec: &Spec, kind: Kind) -> Result<Flow, WireError> {
     let glob = match ctx.args.len() {
         2 => None,
         3 => Some(Glob::new(ctx.word(2)?)?),
-        _ => return Err(WireError::arity("pubsub|channels")),
+        _ => return Err(WireError::arity(spec.full_name)),
     };
-    let found = ctx.node.pubsub.channels(|name| glob.is_none_or(|glob| glob.matches(name)));
+    let found = ctx.node.pubsub.channels(kind, |name| glob.is_none_or(|glob| glob.matches(name)));
     let mut reply = ctx.reply();
     reply.array(found.len());
     found.iter().for_each(|name| reply.bulk(name));
     Ok(Flow::Go)
 }
 
-/// `PUBSUB NUMSUB [channel …]`
-pub(crate) fn pubsub_num_sub(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+/// `PUBSUB NUMSUB [channel …]` and `PUBSUB SHARDNUMSUB [channel …]`
+pub(crate) fn pubsub_num_sub(ctx: &mut Ctx<'_>, kind: Kind) -> Result<Flow, WireError> {
     let channels = ctx.args.skip(2);
     let node = Arc::clone(ctx.node);
     let mut reply = ctx.reply();
@@ -203,7 +237,7 @@ pub(crate) fn pubsub_num_sub(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     reply.array(2 * channels.len());
     for channel in channels.iter().map(|channel| channel.bytes().unwrap_or_default()) {
         reply.bulk(channel);
-        reply.count(node.pubsub.listeners(channel));
+        reply.count(node.pubsub.listeners(kind, channel));
     }
     Ok(Flow::Go)
 }

@@ -207,7 +207,7 @@ fn attach_shm(
         *buffer = Some(Arc::new(ClientBuffer::create(protocol::base::ByteLen(options.buffer_len))?));
     }
     let lent: Vec<_> = buffer.iter().map(|buffer| buffer.fd()).collect();
-    let attach = Attach::Shm { buffers: u32::from(buffer.is_some()) };
+    let attach = Attach::Shm { buffers: u32::from(buffer.is_some()), compact: true };
     socket.request(|out| attach.encode(out));
     let (mut walk, fds) = socket.exchange_fds(&lent, deadline)?;
     if let Some(error) = walk.error() {

@@ -7,7 +7,7 @@ use crate::scan::{Unexpected, Walk};
 use crate::session::{Bulk, Session};
 use crate::verified::{Promise, Proof, Verified};
 use crate::{Client, ClientError, clock};
-use protocol::base::{Crc, Generation, Instant, LeaseId, Lent, Millis, RawSpan, Via, copy_from};
+use protocol::base::{Crc, Generation, Instant, LeaseId, LeaseRecord, Lent, Millis, RawSpan, Via, copy_from};
 use protocol::command as wire;
 use protocol::command::ViaChoice;
 use std::sync::Arc;
@@ -30,9 +30,20 @@ pub(crate) struct Place {
     offset: usize,
 }
 
+fn too_far(_: std::num::TryFromIntError) -> Unexpected {
+    Unexpected("an offset that fits this machine")
+}
+
 impl Leased {
-    /// Reads the map that `LEASE` answers. `asked` is when the request was about to be sent.
+    /// Reads the map, or the record, that `LEASE` answers. `asked` is when the request was about to be sent.
     pub(crate) fn read(walk: &mut Walk<'_>, asked: Instant) -> Result<Self, Unexpected> {
+        if walk.is_bulk() {
+            let record = LeaseRecord::from_bytes(walk.bytes()?).ok_or(Unexpected("a record of a lease"))?;
+            let offset = usize::try_from(record.offset).map_err(too_far)?;
+            let LeaseRecord { lease, generation, length, span, crc, fd, .. } = record;
+            let promise = Promise { generation, length, crc, until: Promise::end(asked, span) };
+            return Ok(Self { id: lease, promise, place: Place { fd: Some(fd as usize), offset } });
+        }
         let (mut id, mut generation, mut length, mut crc, mut span) = (None, None, None, None, None);
         let mut place = Place::default();
         for _ in 0..walk.map()? {
@@ -72,7 +83,6 @@ impl Place {
     }
 
     fn read(walk: &mut Walk<'_>) -> Result<Self, Unexpected> {
-        let too_far = |_| Unexpected("an offset that fits this machine");
         let mut place = Self::default();
         for _ in 0..walk.map()? {
             match walk.bytes()? {

@@ -204,6 +204,11 @@ impl<'a> Walk<'a> {
         self.tokens.first().is_some_and(|token| token.kind == b'_')
     }
 
+    /// Whether the next value is a bulk string.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.tokens.first().is_some_and(|token| token.kind == b'$')
+    }
+
     fn take(&mut self) -> Result<Token, Unexpected> {
         let (&token, rest) = self.tokens.split_first().ok_or(Unexpected("a reply with more values"))?;
         self.tokens = rest;

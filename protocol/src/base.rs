@@ -9,6 +9,7 @@
 mod checksum;
 mod copy;
 mod id;
+mod lease_record;
 mod locator;
 mod mapping;
 mod memory;
@@ -18,6 +19,7 @@ mod unit;
 pub use checksum::{Crc, ParseCrcError};
 pub use copy::{STREAMING_LEN_MIN, copy_and_crc, copy_from, copy_into, copy_slice, crc_of};
 pub use id::{Generation, GrantId, KEY_LEN_MAX, LeaseId, Lent, NodeId, ParseIdError, SegmentId, SessionId};
+pub use lease_record::LeaseRecord;
 pub use locator::{Locator, Via};
 pub use mapping::{HUGE_PAGE, MapAccess, SharedMap};
 pub use memory::{RawSpan, StableMemory};

@@ -51,8 +51,9 @@ pub(crate) fn bound_seconds(bucket: usize) -> f64 {
 }
 
 fn bucket_of(took: Duration) -> usize {
-    let micros = took.as_nanos().div_ceil(1000);
-    let bits = u128::BITS - micros.saturating_sub(1).leading_zeros();
+    let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    let micros = nanos.div_ceil(1000);
+    let bits = u64::BITS - micros.saturating_sub(1).leading_zeros();
     (bits as usize).min(BOUNDS)
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Bond {
     /// Client-owned memory that `FROM fd` names.
     buffers: Mutex<Vec<Arc<PeerBuffer>>>,
     shm: AtomicBool,
+    /// Whether leases over shared memory are answered as records.
+    compact: AtomicBool,
     token: Mutex<Option<Token>>,
     rdma: AtomicBool,
     /// Grants whose commit is answered when it is on flash, and when they were given.
@@ -58,6 +60,7 @@ impl Bond {
             tasks: Mutex::new(Vec::new()),
             buffers: Mutex::new(Vec::new()),
             shm: AtomicBool::new(false),
+            compact: AtomicBool::new(false),
             token: Mutex::new(None),
             rdma: AtomicBool::new(false),
             durable: Mutex::new(HashMap::new()),
@@ -106,9 +109,15 @@ impl Bond {
         self.shm.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn attach_shm(&self, buffers: Vec<PeerBuffer>) {
+    pub(crate) fn attach_shm(&self, buffers: Vec<PeerBuffer>, compact: bool) {
         self.buffers.lock().extend(buffers.into_iter().map(Arc::new));
+        self.compact.store(compact, Ordering::Relaxed);
         self.shm.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether leases over shared memory are answered as records.
+    pub(crate) fn is_compact(&self) -> bool {
+        self.compact.load(Ordering::Relaxed)
     }
 
     pub(crate) fn buffer(&self, index: usize) -> Option<Arc<PeerBuffer>> {

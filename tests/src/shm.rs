@@ -45,9 +45,17 @@ impl RawShm {
     /// # Errors
     /// As the connection fails; `Other` with the server's words if it refuses.
     pub fn attach(path: &Path, buffers: &[BorrowedFd<'_>]) -> io::Result<Self> {
-        let mut raw = Raw::unix(path)?;
         let count = buffers.len().to_string();
-        let reply = Self::try_attach(&mut raw, &["ATTACH", "SHM", "BUFFERS", &count], buffers)?;
+        Self::attach_by(path, &["ATTACH", "SHM", "BUFFERS", &count], buffers)
+    }
+
+    /// Attaches with these words, which name as many buffers as there are.
+    ///
+    /// # Errors
+    /// As [`RawShm::attach`].
+    pub fn attach_by(path: &Path, words: &[&str], buffers: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let mut raw = Raw::unix(path)?;
+        let reply = Self::try_attach(&mut raw, words, buffers)?;
         if let Value::Error(line) = &reply {
             return Err(io::Error::other(line.clone()));
         }

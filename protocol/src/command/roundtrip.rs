@@ -181,6 +181,7 @@ proptest! {
     #[test]
     fn sessions_read_back(
         buffers in 0..=Attach::BUFFERS_MAX,
+        compact: bool,
         numbers in any::<(u32, u32)>(),
         gid in any::<[u8; 16]>(),
         small in any::<(u16, u8, u8)>(),
@@ -190,7 +191,7 @@ proptest! {
         reads_back!(Attach::Rdma(RdmaEnd { qpn, psn, gid, lid, mtu, reads }), Attach::parse);
         let to = RemoteMemory { addr: room, rkey: qpn };
         reads_back!(GetInto { key: &name, to, room }, GetInto::parse);
-        reads_back!(Attach::Shm { buffers }, Attach::parse);
+        reads_back!(Attach::Shm { buffers, compact }, Attach::parse);
         reads_back!(Attach::Tcp, Attach::parse);
     }
 }
@@ -262,6 +263,7 @@ fn what_makes_no_sense_is_refused_and_told_why() {
         ("GET k INTO 1 2 x", NUMBER),
         ("GET k ONTO 1 2 3", SYNTAX),
         ("COMMIT 0123456789abcdef CRC 00000000 FROM 0 0 PULL 0 0", "ERR the bytes lie in one place: FROM or PULL"),
+        ("ATTACH SHM COMPACT COMPACT", "ERR syntax error"),
         ("ATTACH SHM BUFFERS 17", "TOOBIG at most 16 buffers"),
         ("ATTACH X", "ERR ATTACH takes SHM, TCP or RDMA"),
         ("SET k v NX XX", SYNTAX),

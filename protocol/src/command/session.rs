@@ -17,7 +17,7 @@ pub(super) const SPECS: &[Spec] = &[
         .takes(&[one_of(
             "transport",
             &[
-                block("shm", &[token("shm", "SHM"), integer("count").after("BUFFERS").optional()]),
+                block("shm", &[token("shm", "SHM"), integer("count").after("BUFFERS").optional(), token("compact", "COMPACT").optional()]),
                 token("tcp", "TCP"),
                 block(
                     "rdma",
@@ -46,13 +46,15 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("`:1`, or `:0` if there was none", &[]),
 ];
 
-/// `ATTACH SHM [BUFFERS n] | TCP | RDMA QPN n PSN n GID hex32 MTU n READS n [LID n]`
+/// `ATTACH SHM [BUFFERS n] [COMPACT] | TCP | RDMA QPN n PSN n GID hex32 MTU n READS n [LID n]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attach {
     /// Shared memory.
     Shm {
         /// Memfds of the client's that come with the request.
         buffers: u32,
+        /// Whether leases are to be answered as [`LeaseRecord`](crate::base::LeaseRecord)s.
+        compact: bool,
     },
     /// Bulk TCP.
     Tcp,
@@ -72,15 +74,21 @@ impl Attach {
         let mut words = Words::new(args, 1);
         let transport = words.word()?;
         let attach = if is(transport, "shm") {
-            let buffers = match words.option()? {
-                None => 0,
-                Some(word) if is(word, "buffers") => words.small()?,
-                Some(_) => return Err(WireError::syntax()),
-            };
+            let (mut buffers, mut compact) = (None, false);
+            while let Some(word) = words.option()? {
+                if is(word, "buffers") && buffers.is_none() {
+                    buffers = Some(words.small()?);
+                } else if is(word, "compact") && !compact {
+                    compact = true;
+                } else {
+                    return Err(WireError::syntax());
+                }
+            }
+            let buffers = buffers.unwrap_or(0);
             if buffers > Self::BUFFERS_MAX {
                 return Err(WireError::new(ErrorWord::TooBig, format!("at most {} buffers", Self::BUFFERS_MAX)));
             }
-            Self::Shm { buffers }
+            Self::Shm { buffers, compact }
         } else if is(transport, "tcp") {
             Self::Tcp
         } else if is(transport, "rdma") {
@@ -97,8 +105,13 @@ impl Attach {
         Encoder::encode(out, |out| {
             out.word("ATTACH");
             match self {
-                Self::Shm { buffers: 0 } => out.word("SHM"),
-                Self::Shm { buffers } => out.word("SHM").word("BUFFERS").number(*buffers),
+                Self::Shm { buffers, compact } => {
+                    out.word("SHM");
+                    if *buffers > 0 {
+                        out.word("BUFFERS").number(*buffers);
+                    }
+                    if *compact { out.word("COMPACT") } else { out }
+                }
                 Self::Tcp => out.word("TCP"),
                 Self::Rdma(end) => {
                     out.word("RDMA");

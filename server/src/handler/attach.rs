@@ -16,10 +16,10 @@ fn no_transport(text: impl std::fmt::Display) -> WireError {
     WireError::new(ErrorWord::NoTransport, text.to_string())
 }
 
-/// `ATTACH SHM [BUFFERS n] | TCP | RDMA …`
+/// `ATTACH SHM [BUFFERS n] [COMPACT] | TCP | RDMA …`
 pub(crate) fn attach(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     match Attach::parse(&ctx.args)? {
-        Attach::Shm { buffers } => attach_shm(ctx, buffers as usize),
+        Attach::Shm { buffers, compact } => attach_shm(ctx, buffers as usize, compact),
         Attach::Tcp => attach_tcp(ctx),
         Attach::Rdma(end) => attach_rdma(ctx, &end),
     }
@@ -61,7 +61,7 @@ fn attach_rdma(ctx: &mut Ctx<'_>, end: &RdmaEnd) -> Result<Flow, WireError> {
     Ok(Flow::Go)
 }
 
-fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
+fn attach_shm(ctx: &mut Ctx<'_>, count: usize, compact: bool) -> Result<Flow, WireError> {
     let (ring_len, quota, spin) = {
         let config = ctx.node.config.read();
         (config.shm_ring_len, config.shm_buffer_len_max, config.shm_spin_us)
@@ -115,7 +115,7 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize) -> Result<Flow, WireError> {
     // from wherever they come.
     unix.leaving.append(&mut leaving);
 
-    ctx.session.bond.attach_shm(buffers);
+    ctx.session.bond.attach_shm(buffers, compact);
     ctx.session.bond.lend();
     let info = &ctx.session.client;
     let client = ClientInfo::ring(ctx.node.clients.take_id(), info, ctx.now.0 / 1_000_000);

@@ -13,7 +13,7 @@ use crate::error::refused;
 use crate::handler::job::Job;
 use crate::node::Node;
 use crate::session::Session;
-use protocol::base::{Instant, Lent, Millis, Via};
+use protocol::base::{Instant, LeaseRecord, Lent, Millis, Via};
 use protocol::command::{Lease, MLease, MRelease, Release, Renew};
 use protocol::resp::{ErrorWord, WireError};
 use std::collections::{HashMap, VecDeque};
@@ -33,12 +33,25 @@ fn until(ctx: &Ctx<'_>, span: Millis) -> Result<Instant, WireError> {
     Ok(ctx.now + checked_span(ctx, span)?)
 }
 
-/// Writes the map of a lease that lasts for `span` from when the request came.
+/// Writes the map, or the record, of a lease that lasts for `span` from when the request came.
 pub(crate) fn write_lease(session: &Session, output: &mut Output, via: Via, leased: &Leased, span: Millis) {
     session.bond.lend();
     let node = &session.node;
     if via == Via::Shm {
         node.stats.shm_leased.add(leased.length.get());
+    }
+    if via == Via::Shm && session.bond.is_compact() {
+        let record = LeaseRecord {
+            lease: leased.lease,
+            generation: leased.generation,
+            length: leased.length.get(),
+            offset: leased.offset,
+            span,
+            crc: leased.crc,
+            fd: leased.segment.0,
+        };
+        output.writer().bulk(&record.to_bytes());
+        return;
     }
     let locator = node.locator(via, leased.segment, leased.offset, leased.length.get(), false);
     let mut reply = output.writer();

@@ -1,7 +1,7 @@
 //! Shared memory: descriptors that are no such memory, memory that changes, rings that lie, and clients that vanish.
 
 use crate::assert_serves;
-use protocol::base::Crc;
+use protocol::base::{Crc, LeaseRecord};
 use rustix::fd::{AsFd as _, BorrowedFd};
 use rustix::fs::{FallocateFlags, SealFlags};
 use std::time::Duration;
@@ -282,4 +282,53 @@ fn a_ring_that_is_killed_ends_its_session() {
     assert_eq!(admin.ask(&["CLIENT", "KILL", "ID", id]).number(), 1);
     session.raw.rest().expect("the socket ends too: who waits on the ring would wait for ever");
     quiet_within(&server, Duration::from_secs(1));
+}
+
+/// A record says of an object what a map says, whatever command answers it; nil and errors stay what they are.
+#[test]
+fn a_compact_session_is_answered_records_that_say_what_maps_say() {
+    let server = Server::start(&["--dram", "64 MiB"]);
+    let mut admin = Raw::to(&server);
+    let keys = ["a", "bb", "ccc"];
+    for (number, key) in keys.iter().enumerate() {
+        admin.set(key, payload::make(key.as_bytes(), 1, 5_000 * (number + 1)));
+    }
+    let mut maps = RawShm::attach(&server.socket(), &[]).expect("attached");
+    let mut records = RawShm::attach_by(&server.socket(), &["ATTACH", "SHM", "COMPACT"], &[]).expect("attached");
+    let asked: [&[&str]; 3] = [
+        &["LEASE", "bb", "5000", "VIA", "SHM"],
+        &["MLEASE", "5000", "a", "none", "ccc", "VIA", "SHM"],
+        &["LOOKUP", "a", "bb", "none", "LEASE", "5000"],
+    ];
+    let mut compared = 0;
+    for words in asked {
+        let (wide, compact) = (maps.raw.ask(words), records.raw.ask(words));
+        let items = |reply: &Value| match words[0] {
+            "LEASE" => vec![reply.clone()],
+            "MLEASE" => reply.items().to_vec(),
+            _ => reply.field("leases").items().to_vec(),
+        };
+        let (wide, compact) = (items(&wide), items(&compact));
+        assert_eq!(wide.len(), compact.len(), "{words:?}");
+        for (wide, compact) in wide.iter().zip(&compact) {
+            let Value::Bulk(bytes) = compact else {
+                assert_eq!((wide, compact), (&Value::Nil, &Value::Nil), "{words:?}");
+                continue;
+            };
+            let record = LeaseRecord::from_bytes(bytes).expect("a record");
+            let locator = &wide.field("locators").items()[0];
+            assert_eq!(record.generation.0, wide.field("generation").number());
+            assert_eq!(record.length, wide.field("length").number());
+            assert_eq!(record.span.0, wide.field("deadline-ms").number());
+            assert_eq!(record.crc.to_string(), wide.field("crc").text());
+            assert_eq!(record.offset, locator.field("offset").number());
+            assert_eq!(u64::from(record.fd), locator.field("fd").number());
+            assert_eq!(records.raw.ask(&["RELEASE", &record.lease.to_string()]), Value::Int(1));
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 5);
+    let no_lease = records.raw.ask(&["LEASE", "a", "99999999", "VIA", "SHM"]);
+    assert!(no_lease.is_error("TOOBIG"), "{no_lease:?}");
+    assert!(records.raw.ask(&["LEASE", "a", "5000", "VIA", "TCP"]).has("locators"), "records are of shared memory");
 }

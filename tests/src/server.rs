@@ -106,6 +106,20 @@ impl Server {
         Self::launch(Command::new(binary()), dir, args, mark)
     }
 
+    /// Starts one as a user without any rights, who may lock so many bytes of memory.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start_unprivileged(memlock: u64, args: &[&str]) -> Self {
+        let dir = Arc::new(TempDir::with_prefix("mooncake-test-").expect("a directory for the test"));
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(dir.path(), everybody).expect("the test's own directory");
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--memlock={memlock}:{memlock}"));
+        command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]).arg(binary());
+        Self::launch(command, dir, args, Mark::Ready).unwrap_or_else(|log| panic!("the server does not serve:\n{log}"))
+    }
+
     /// Starts one as a service manager does that listens on this socket and wants a sign of life that often.
     ///
     /// # Panics

@@ -304,8 +304,7 @@ impl Transport for RdmaTransport {
         }
         core.regions.register(segment, Arc::clone(&memory))?;
         let access = RemoteAccess { windows: core.terms.windows == WindowUse::Lent, ..RemoteAccess::default() };
-        let region = Region::register(&core.device.domain, memory, access)
-            .map_err(link("register a segment (is the limit of locked memory, `ulimit -l`, large enough?)"))?;
+        let region = Region::register(&core.device.domain, memory, access).map_err(link("register a segment"))?;
         core.registered.write().insert(segment, region);
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::{Domain, destroyed};
 use ibverbs_sys as sys;
 use ibverbs_sys::ibv_access_flags as flags;
 use parking_lot::{Mutex, MutexGuard};
-use protocol::base::StableMemory;
+use protocol::base::{ByteLen, StableMemory};
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -46,6 +46,23 @@ pub struct Remote {
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Remote(..)")
+    }
+}
+
+/// Why memory was not registered: where the limit of locked memory may be in the way, it is named, with what to do.
+fn refusal(error: io::Error, len: usize) -> io::Error {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    match limit {
+        Some(limit) if matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock) => {
+            let (len, limit) = (ByteLen(len as u64), ByteLen(limit));
+            let text = format!(
+                "{len} are to be registered, and this process may lock {limit} in all: raise the limit of locked memory \
+                 (`ulimit -l unlimited`, LimitMEMLOCK=infinity in a systemd unit, --ulimit memlock=-1 for a container), \
+                 or register less ({error})"
+            );
+            io::Error::new(io::ErrorKind::OutOfMemory, text)
+        }
+        _ => error,
     }
 }
 
@@ -99,7 +116,7 @@ impl Region {
         // - The domain is alive, and held.
         // - `StableMemory` keeps `base..base + len` mapped until `memory` drops, which is after the registration.
         let raw = unsafe { sys::ibv_reg_mr(domain.raw.as_ptr(), memory.base().cast(), memory.len(), asked) };
-        let raw = NonNull::new(raw).ok_or_else(io::Error::last_os_error)?;
+        let raw = NonNull::new(raw).ok_or_else(|| refusal(io::Error::last_os_error(), memory.len()))?;
         Ok(Arc::new(Self { raw, memory, domain: Arc::clone(domain) }))
     }
 

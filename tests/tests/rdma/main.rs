@@ -2,6 +2,8 @@
 //!
 //! The guest runs what needs a device (`cargo xtask guest rdma`); the rest runs anywhere.
 
+mod limits;
+
 use protocol::base::{Crc, RawSpan, StableMemory, copy_from, copy_into};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};

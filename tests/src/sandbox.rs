@@ -1,5 +1,6 @@
 //! Servers that the kernel allows less than others, as a container's does.
 
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use std::collections::BTreeMap;
 
@@ -20,5 +21,21 @@ pub fn without_io_uring<R: Send>(act: impl FnOnce() -> R + Send) -> R {
         apply_filter(&program).expect("a filter for this thread and what it starts");
         act()
     };
-    std::thread::scope(|scope| scope.spawn(refusing).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    on_its_own(refusing)
+}
+
+/// Runs `act` on a thread of its own, whose servers may do less than root: none of them has this capability.
+///
+/// # Panics
+/// If `act` does.
+pub fn without_capability<R: Send>(capability: CapabilitySet, act: impl FnOnce() -> R + Send) -> R {
+    on_its_own(|| {
+        // Who may not give it up does not have it.
+        let _ = remove_capability_from_bounding_set(capability);
+        act()
+    })
+}
+
+fn on_its_own<R: Send>(act: impl FnOnce() -> R + Send) -> R {
+    std::thread::scope(|scope| scope.spawn(act).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }

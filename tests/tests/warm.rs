@@ -2,12 +2,14 @@
 
 use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags};
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
+use tests::sandbox::without_capability;
 use tests::server::Mark;
 use tests::{DramDir, Raw, Server, Value, payload};
 
@@ -445,6 +447,42 @@ fn clients_of_shared_memory_cannot_write() {
     drop(held);
     let reply = ask(&mut raw);
     assert!(!reply.is_error("NOTRANSPORT"), "{reply:?}");
+}
+
+/// A server that may not make files immutable, as in most containers, lends nothing from them, and its memory outlives it all
+/// the same. Files that another one left immutable are named, with what to do.
+#[test]
+fn without_the_capability_memory_outlives_the_server_and_is_not_lent() {
+    let Some(dir) = DramDir::new() else { return };
+    without_capability(CapabilitySet::LINUX_IMMUTABLE, || {
+        let mut server = start(&dir, &[]);
+        fill(&mut Raw::to(&server), 1);
+        let mut raw = Raw::unix(&server.socket()).expect("connected");
+        let reply =
+            tests::shm::RawShm::try_attach(&mut raw, &["ATTACH", "SHM", "BUFFERS", "0"], &[]).expect("answered");
+        assert!(reply.is_error("NOTRANSPORT"), "{reply:?}");
+        assert!(server.log().contains("shared memory is refused to clients"), "{}", server.log());
+        end(&mut server, End::Term);
+        let mut server = server.restart();
+        assert_eq!(found(&mut Raw::to(&server), 1), COUNT);
+        end(&mut server, End::Term);
+    });
+    let Some(dir) = DramDir::new() else { return };
+    let mut server = start(&dir, &[]);
+    let probe = fs::File::open(&dir.segments()[0]).expect("ours");
+    let immutable = ioctl_getflags(&probe).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE));
+    drop(probe);
+    if !immutable {
+        let _: Option<()> = tests::peer::skipped("files cannot be made immutable here");
+        return;
+    }
+    end(&mut server, End::Kill);
+    let args: Vec<&str> = server.args().iter().map(String::as_str).collect();
+    let shared = server.shared_dir();
+    let refused =
+        without_capability(CapabilitySet::LINUX_IMMUTABLE, || Server::try_start(shared, &args, Mark::Listening));
+    let log = refused.expect_err("it cannot use these files");
+    assert!(log.contains("is immutable") && log.contains("chattr -i"), "{log}");
 }
 
 fn transport_refuses(fd: &rustix::fd::OwnedFd) -> bool {

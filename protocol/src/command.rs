@@ -8,6 +8,7 @@
 //! - Every [`CommandId`] has exactly one entry; every name is lower case and unique in its container.
 //! - `parse` of what `encode` wrote is the same request.
 
+mod acl;
 mod connection;
 mod docs;
 mod expire;
@@ -21,6 +22,7 @@ mod object;
 mod pin;
 mod pubsub;
 mod rdma;
+mod reach;
 #[cfg(test)]
 mod roundtrip;
 mod server;
@@ -44,7 +46,7 @@ pub use object::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaCh
 pub use pin::{Pin, Unpin};
 pub use rdma::{GetInto, RdmaEnd, RemoteMemory};
 pub use session::Attach;
-pub use spec::{Acl, Flags, Group, Keys, Spec, Values};
+pub use spec::{Access, Acl, Channels, Flags, Group, Keys, Spec, Values};
 pub use string::{Set, SetCondition, SetExpiry};
 pub use syntax::{Syntax, SyntaxKind};
 pub use table::{all, lookup, resolve};

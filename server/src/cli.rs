@@ -55,7 +55,7 @@ impl Cli {
                 .iter()
                 .filter_map(|info| {
                     let given: Vec<&str> = matches.get_many::<String>(info.name)?.map(String::as_str).collect();
-                    Some((info.name, given.join(",")))
+                    Some((info.name, given.join(info.separator)))
                 })
                 .collect(),
         }

@@ -15,14 +15,15 @@ pub mod print;
 pub mod redis;
 pub mod source;
 pub mod table;
+pub mod users;
 pub mod value;
 
 pub use error::{ConfigError, Problem, SetError};
 pub use flash::{Device, Devices, Place};
 pub use table::{Config, SettingInfo, When, setting, settings};
 pub use value::{
-    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, RdmaDevice, Seconds, Secret,
-    ShmWrite, TlsClients, Value,
+    Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, PubSubDefault, RdmaDevice,
+    Seconds, Secret, ShmWrite, TlsClients, Value,
 };
 
 use crate::cli::Cli;
@@ -369,6 +370,11 @@ impl Config {
             has_cert || !has_key,
             "tls-key-file",
             "needs the certificate that it belongs to (tls-cert-file)".to_owned(),
+        );
+        must(
+            self.aclfile.is_none() || self.user.lines().is_empty(),
+            "aclfile",
+            "not with `user`: users stand in one place".to_owned(),
         );
         must(has_key || !has_cert, "tls-cert-file", "needs its private key (tls-key-file)".to_owned());
         must(has_cert || self.tls_listen.is_none(), "tls-listen", "needs a certificate (tls-cert-file)".to_owned());

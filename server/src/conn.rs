@@ -15,6 +15,7 @@ pub(crate) mod output;
 pub(crate) mod ring;
 pub(crate) mod stream;
 
+use crate::acl::guard;
 use crate::dispatch::{self, Answer, Ctx, Flow, Run};
 use crate::error::refused;
 use crate::handler::alone::{Alone, Queued};
@@ -26,7 +27,7 @@ use crate::stats::{WorkerStats, bump};
 use bytes::{Buf, BytesMut};
 use output::Output;
 use protocol::base::{Crc, Instant, Millis};
-use protocol::resp::{Framer, Limits, Step, WireError};
+use protocol::resp::{ErrorWord, Framer, Limits, Step, WireError};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -368,7 +369,13 @@ impl Conn {
         let node = Arc::clone(&self.state.session.node);
         let client = Arc::clone(&self.state.session.client);
         let key = dispatch::key_of_value(self.state.framer.args(&self.state.buffer), arg).unwrap_or_default();
-        let reserved = reserve(&node, &client, key, len, &self.state.session.bond.account).await;
+        // Who may not write it takes no slot for it.
+        let is_allowed =
+            client.is_free() || guard::may_bring(&self.state.session, &self.state.framer.args(&self.state.buffer));
+        let reserved = match is_allowed {
+            true => reserve(&node, &client, key, len, &self.state.session.bond.account).await.map_err(refused),
+            false => Err(WireError::new(ErrorWord::NoPerm, "the value was thrown away")),
+        };
         let due = end_of_transfer(&node, len);
         let total = usize::try_from(len).map_err(io::Error::other)?;
         let buffered = total.min(self.state.buffer.len() - at);
@@ -402,7 +409,7 @@ impl Conn {
                     done += count;
                     self.state.received(&node, &client, count, due)?;
                 }
-                Taken::Refused(refused(error))
+                Taken::Refused(error)
             }
         };
         // What came after the value in the buffer moves up to where the value began.

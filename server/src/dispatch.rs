@@ -1,10 +1,11 @@
 //! From a command's name to the function that runs it: one `match`, nothing else decided here.
 //!
 //! Invariants:
-//! - Before the client said who it is, only commands flagged `no_auth` run; before the flash tier is recovered, only those
+//! - Before the client said who it is, only commands flagged `no_auth` run, after that those that its user may; before the flash tier is recovered, only those
 //!   flagged `loading`.
 //! - Every command answers exactly one reply, or asks the connection to wait for a [`Job`] that does.
 
+use crate::acl::guard;
 use crate::conn::Taken;
 use crate::conn::output::Output;
 use crate::conn::stream::Stream;
@@ -18,7 +19,7 @@ use crate::session::{ReplyMode, Session};
 use crate::stats::{WorkerStats, bump};
 use protocol::base::Instant;
 use protocol::command::{self, CommandId, Flags, Spec, Values};
-use protocol::resp::{Args, ErrorWord, WireError, Writer};
+use protocol::resp::{Args, WireError, Writer};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use storage::StoreError;
@@ -134,7 +135,7 @@ pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
         Some(spec) => run_spec(&mut ctx, spec),
         None => {
             multi::abort(&mut ctx);
-            let error = if ctx.session.authenticated { unknown(&ctx.args) } else { no_auth() };
+            let error = if ctx.session.authenticated { unknown(&ctx.args) } else { guard::no_auth() };
             ctx.stats.error(error.word());
             ctx.reply().wire_error(&error);
             Flow::Go
@@ -153,10 +154,6 @@ pub(crate) fn execute(mut ctx: Ctx<'_>) -> (Flow, Answer) {
         _ => *ctx.resume = 0,
     }
     (flow, answer)
-}
-
-fn no_auth() -> WireError {
-    WireError::new(ErrorWord::NoAuth, "Authentication required.")
 }
 
 fn unknown(args: &Args<'_>) -> WireError {
@@ -190,9 +187,11 @@ fn run_spec(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Flow {
     };
     ctx.session.client.last_command.store(spec.id as u64, Ordering::Relaxed);
     let stat = ctx.stats.of(spec.id);
-    if !ctx.session.authenticated && !spec.flags.contains(Flags::NO_AUTH) {
+    if !ctx.session.client.is_free()
+        && let Err(error) = guard::check(ctx, spec, known)
+    {
         bump(&stat.rejected, 1);
-        let error = no_auth();
+        multi::abort(ctx);
         ctx.stats.error(error.word());
         ctx.reply().wire_error(&error);
         return Flow::Go;

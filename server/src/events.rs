@@ -90,10 +90,10 @@ impl Node {
     #[cold]
     fn tell(&self, classes: u32, event: &str, key: &[u8]) {
         if classes & KEYSPACE != 0 {
-            self.pubsub.publish(&[b"__keyspace@0__:", key].concat(), event.as_bytes());
+            self.pubsub.publish_of(key, &[b"__keyspace@0__:", key].concat(), event.as_bytes());
         }
         if classes & KEYEVENT != 0 {
-            self.pubsub.publish(&[b"__keyevent@0__:", event.as_bytes()].concat(), key);
+            self.pubsub.publish_of(key, &[b"__keyevent@0__:", event.as_bytes()].concat(), key);
         }
     }
 

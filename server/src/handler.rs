@@ -1,5 +1,6 @@
 //! Commands: one straight-line function each, a family a file. The only code that talks to store and transport at once.
 
+pub(crate) mod acl;
 pub(crate) mod alone;
 pub(crate) mod aside;
 pub(crate) mod attach;
@@ -164,6 +165,19 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::ClientPause => client::client_pause(ctx),
         Id::ClientUnpause => client::client_unpause(ctx),
 
+        Id::AclCat => acl::cat(ctx),
+        Id::AclDelUser => acl::del_user(ctx),
+        Id::AclDryRun => acl::dry_run(ctx),
+        Id::AclGenPass => acl::gen_pass(ctx),
+        Id::AclGetUser => acl::get_user(ctx),
+        Id::AclList => acl::list(ctx),
+        Id::AclLoad => acl::load(ctx),
+        Id::AclLog => acl::log(ctx),
+        Id::AclSave => acl::save(ctx),
+        Id::AclSetUser => acl::set_user(ctx),
+        Id::AclUsers => acl::users(ctx),
+        Id::AclWhoAmI => acl::who_am_i(ctx),
+
         Id::Command => command_cmd::command(ctx),
         Id::CommandCount => command_cmd::command_count(ctx),
         Id::CommandDocs => command_cmd::command_docs(ctx),
@@ -175,7 +189,7 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::ConfigResetStat => config_cmd::config_reset_stat(ctx),
         Id::ConfigRewrite => config_cmd::config_rewrite(ctx),
         Id::Info => info::info(ctx),
-        Id::DbSize => server::db_size(ctx),
+        Id::DbSize => generic::db_size(ctx),
         Id::Time => server::time(ctx),
         Id::Role => server::role(ctx),
         Id::LastSave => server::last_save(ctx),
@@ -206,6 +220,7 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::Segment
         | Id::Tier
         | Id::Object
+        | Id::Acl
         | Id::Client
         | Id::Config
         | Id::Memory

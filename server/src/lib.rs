@@ -7,6 +7,7 @@ pub mod allocator;
 pub mod cli;
 pub mod config;
 
+mod acl;
 mod arena;
 mod bulk;
 mod census;

@@ -238,11 +238,13 @@ fn admit(node: &Arc<Node>, incoming: Incoming, addr: String, laddr: String, fd: 
     let client = ClientInfo::new(id, addr, laddr, fd, node.now_ms());
     node.clients.insert(Arc::clone(&client));
     let secure = matches!(incoming, Incoming::Tls(_));
+    let bond = Bond::new(SessionId(rand::random()), secure);
+    client.bind(&bond);
     let session = Session {
+        authenticated: node.log_in_unasked(&client),
         node: Arc::clone(node),
-        bond: Bond::new(SessionId(rand::random()), secure),
+        bond,
         client,
-        authenticated: !node.hot.needs_auth.load(std::sync::atomic::Ordering::Relaxed),
         reply_mode: ReplyMode::On,
         multi: None,
         watched: Vec::new(),

@@ -2,6 +2,7 @@
 //!
 //! Start: segments, store, workers, listeners, maintenance, prefault. Stop: listeners, connections, maintenance, workers.
 
+use crate::acl::Users;
 use crate::arena::Arena;
 use crate::bulk::BulkSessions;
 use crate::census::Census;
@@ -70,6 +71,7 @@ pub struct Node {
     pub(crate) config: RwLock<Config>,
     pub(crate) clock: BootClock,
     pub(crate) started: Instant,
+    pub(crate) users: Users,
     pub(crate) clients: Clients,
     pub(crate) bulk: BulkSessions,
     pub(crate) rdma: Rdma,
@@ -123,6 +125,7 @@ pub(crate) struct Hot {
     client_reserve: AtomicU64,
     /// Whether anything is read ahead.
     pub(crate) prefetches: bool,
+    /// Whether clients have to say who they are.
     pub(crate) needs_auth: AtomicBool,
     /// Whether flash is still being recovered or memory taken over: no object is found or written until then.
     pub(crate) loading: AtomicBool,
@@ -152,7 +155,6 @@ impl Hot {
         ] {
             to.store(value, Ordering::Relaxed);
         }
-        self.needs_auth.store(!config.requirepass.is_empty(), Ordering::Relaxed);
     }
 
     pub(crate) fn output_len_max(&self) -> usize {
@@ -205,6 +207,7 @@ impl Node {
     /// # Errors
     /// When the machine refuses the memory.
     pub fn new(config: Config) -> anyhow::Result<Arc<Self>> {
+        let users = Users::load(&config)?;
         let tls = Tls::default();
         tls.put(Tls::prepare(&config)?);
         let clock = BootClock;
@@ -262,6 +265,7 @@ impl Node {
             object_len_max: config.object_len_max.get(),
             prefetches: config.prefetch_len.get() > 0,
             loading: AtomicBool::new(flash.is_some() || warm.is_some()),
+            needs_auth: AtomicBool::new(users.ask()),
             ..Hot::default()
         };
         hot.apply(&config);
@@ -276,6 +280,7 @@ impl Node {
             arena,
             started: clock.now(),
             clock,
+            users,
             clients: Clients::default(),
             bulk: BulkSessions::default(),
             rdma: Rdma::default(),
@@ -372,6 +377,7 @@ impl Node {
         self.store.set_probe_grace(config.probe_grace_ms);
         self.hot.apply(&config);
         self.slow.apply(&config);
+        self.take_requirepass(&config.requirepass);
         if let Some(surroundings) = self.surroundings.get() {
             (surroundings.set_log_level)(config.log_level);
         }

@@ -233,11 +233,20 @@ impl PubSub {
 
     /// Sends a message. Returns how many get it.
     pub(crate) fn publish(&self, channel: &[u8], payload: &[u8]) -> u64 {
+        self.publish_to(channel, payload, |_| true)
+    }
+
+    /// Sends a message that tells of a key to those who may know of it.
+    pub(crate) fn publish_of(&self, key: &[u8], channel: &[u8], payload: &[u8]) {
+        self.publish_to(channel, payload, |client| client.may_know_of(key));
+    }
+
+    fn publish_to(&self, channel: &[u8], payload: &[u8], may: impl Fn(&ClientInfo) -> bool) -> u64 {
         let mut sent = 0;
         let (mut words, mut share) = (None, || -> (Arc<[u8]>, Arc<[u8]>) { (channel.into(), payload.into()) });
         if let Some(listeners) = self.channels.read().get(channel) {
             let (channel, payload) = words.get_or_insert_with(&mut share);
-            for mailbox in listeners.values() {
+            for mailbox in listeners.values().filter(|mailbox| may(&mailbox.client)) {
                 mailbox.put(Message::Channel { channel: Arc::clone(channel), payload: Arc::clone(payload) });
                 sent += 1;
             }
@@ -247,7 +256,7 @@ impl PubSub {
                 continue;
             }
             let (channel, payload) = words.get_or_insert_with(&mut share);
-            for mailbox in listeners.values() {
+            for mailbox in listeners.values().filter(|mailbox| may(&mailbox.client)) {
                 let (pattern, channel, payload) = (Arc::clone(pattern), Arc::clone(channel), Arc::clone(payload));
                 mailbox.put(Message::Pattern { pattern, channel, payload });
                 sent += 1;
@@ -265,6 +274,18 @@ impl PubSub {
             mailbox.put(Message::Shard { channel: Arc::clone(&channel), payload: Arc::clone(&payload) });
         }
         listeners.len() as u64
+    }
+
+    /// Ends a client that listens to what `may` refuses, told whether it is a pattern.
+    pub(crate) fn end_unless(&self, client: &ClientInfo, may: impl Fn(&[u8], bool) -> bool) {
+        let listens = |kind| {
+            let all = self.of(kind).read();
+            let mut own = all.iter().filter(|(_, listeners)| listeners.contains_key(&client.id));
+            own.any(|(name, _)| !may(name, kind == Kind::Pattern))
+        };
+        if client.subscribed.counts().any() && [Kind::Channel, Kind::Pattern, Kind::Shard].into_iter().any(listens) {
+            client.kill();
+        }
     }
 
     /// Channels that somebody listens to.

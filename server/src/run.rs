@@ -101,10 +101,7 @@ fn announce(node: &Node) {
         let scheme = if config.tls_metrics { "https" } else { "http" };
         tracing::info!("metrics, health and status page on {scheme}://{addr}/");
     }
-    if addresses.resp.is_some_and(|addr| !addr.ip().is_loopback())
-        && config.requirepass.is_empty()
-        && !config.protected_mode
-    {
+    if addresses.resp.is_some_and(|addr| !addr.ip().is_loopback()) && !node.users.ask() && !config.protected_mode {
         tracing::warn!("anybody who reaches this address can read and write everything: set `requirepass`");
     }
 }

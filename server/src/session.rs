@@ -5,6 +5,7 @@
 //!   connection and ring that the bond opened.
 //! - Descriptors and tokens are credentials: they are never logged.
 
+use crate::acl::user::User;
 use crate::handler::alone::Watched;
 use crate::handler::multi::Queue;
 use crate::handler::pubsub::Listening;
@@ -12,9 +13,10 @@ use crate::node::Node;
 use crate::pubsub::Subscribed;
 use parking_lot::Mutex;
 use protocol::base::{GrantId, Instant, Millis, SessionId};
+use protocol::command::Access;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use storage::Account;
 use tokio::task::AbortHandle;
 use transport::shm::PeerBuffer;
@@ -88,6 +90,11 @@ impl Bond {
         if !self.lent.load(Ordering::Relaxed) {
             self.lent.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether anything ever was.
+    pub(crate) fn has_lent(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -221,6 +228,12 @@ pub(crate) struct ClientInfo {
     /// Its reads do not count as use.
     pub(crate) no_touch: AtomicBool,
     pub(crate) words: Mutex<ClientWords>,
+    /// Whether it may everything: all that its commands look at. Set with `login`.
+    free: AtomicBool,
+    /// The user that it is, once it has said so or need not.
+    login: Mutex<Option<Arc<User>>>,
+    /// What it was lent.
+    bond: OnceLock<Weak<Bond>>,
     /// The task that serves it, and how many served it before.
     task: Mutex<Option<(u64, AbortHandle)>>,
     /// Of a ring: the socket it was made on, which ends with it.
@@ -275,12 +288,49 @@ impl ClientInfo {
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             words: Mutex::new(ClientWords::default()),
+            free: AtomicBool::new(false),
+            login: Mutex::new(None),
+            bond: OnceLock::new(),
             task: Mutex::new(None),
             owner: None,
             worker: AtomicU64::new(0),
             bulky: AtomicBool::new(false),
             killed: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it may everything.
+    #[inline]
+    pub(crate) fn is_free(&self) -> bool {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// The user that it is.
+    pub(crate) fn user(&self) -> Option<Arc<User>> {
+        self.login.lock().clone()
+    }
+
+    /// Makes it that user, or nobody. Called with the users locked, which else change meanwhile.
+    pub(crate) fn become_user(&self, user: Option<Arc<User>>) {
+        let mut login = self.login.lock();
+        self.free.store(user.as_ref().is_some_and(|user| user.is_free()), Ordering::Relaxed);
+        *login = user;
+    }
+
+    /// Whether it may know of this key. One that may everything is asked nothing.
+    pub(crate) fn may_know_of(&self, key: &[u8]) -> bool {
+        self.is_free() || self.user().is_some_and(|user| user.may(key, Access::empty()))
+    }
+
+    /// What was lent to it, and to others of the same client.
+    pub(crate) fn bond(&self) -> Option<Arc<Bond>> {
+        self.bond.get()?.upgrade()
+    }
+
+    /// It holds what this one was lent.
+    pub(crate) fn bind(&self, bond: &Arc<Bond>) {
+        let bound = self.bond.set(Arc::downgrade(bond));
+        assert!(bound.is_ok(), "a client has one bond");
     }
 
     /// The task that serves it after `moves` others. They may say so in any order: the last one counts.

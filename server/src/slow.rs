@@ -5,9 +5,9 @@
 //! - Commands that carry credentials come in without their arguments.
 
 use crate::clock::unix_ms;
-use crate::config::Config;
+use crate::config::{Config, setting};
 use parking_lot::Mutex;
-use protocol::command::{Flags, Spec};
+use protocol::command::{CommandId, Flags, Spec};
 use protocol::resp::Args;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -189,7 +189,9 @@ fn words(spec: &Spec, args: &Args<'_>) -> Vec<Vec<u8>> {
     let mut words: Vec<Vec<u8>> = args
         .iter()
         .take(kept)
-        .map(|arg| match arg.bytes() {
+        .enumerate()
+        .map(|(at, arg)| match arg.bytes() {
+            Some(_) if is_secret(spec, args, at) => b"(redacted)".to_vec(),
             Some(bytes) if bytes.len() <= ARG_LEN_MAX => bytes.to_vec(),
             Some(bytes) => {
                 let mut word = bytes[..ARG_LEN_MAX].to_vec();
@@ -203,6 +205,14 @@ fn words(spec: &Spec, args: &Args<'_>) -> Vec<Vec<u8>> {
         words.push(format!("... ({} more arguments)", count - kept).into_bytes());
     }
     words
+}
+
+/// Whether the word at `at` is the new value of a setting that must not be shown.
+fn is_secret(spec: &Spec, args: &Args<'_>, at: usize) -> bool {
+    let name = || args.bytes(at - 1).map(|name| String::from_utf8_lossy(name).to_ascii_lowercase());
+    spec.id == CommandId::ConfigSet
+        && at >= 3
+        && name().and_then(|name| setting(&name)).is_some_and(|setting| setting.secret)
 }
 
 #[cfg(test)]
@@ -226,6 +236,20 @@ mod tests {
     fn note(slow: &Slow, words: &[&str], ms: u64) {
         let spec = lookup(words[0].as_bytes()).expect("a command");
         slow.command(spec, &ArgBuf::new(words).args(), Duration::from_millis(ms), "127.0.0.1:1", "");
+    }
+
+    #[test]
+    fn passwords_are_not_kept() {
+        for words_given in ["config set requirepass s3cret timeout 5", "config set timeout 5 RequirePass s3cret"] {
+            let buf = ArgBuf::new(words_given.split(' '));
+            let spec = lookup(b"config").and_then(|spec| spec.subcommand(b"set")).expect("a command");
+            let kept = words(spec, &buf.args()).concat();
+            let kept = String::from_utf8_lossy(&kept);
+            assert!(!kept.contains("s3cret") && kept.contains("(redacted)") && kept.contains('5'), "{kept}");
+        }
+        let acl = lookup(b"acl").and_then(|spec| spec.subcommand(b"setuser")).expect("a command");
+        let buf = ArgBuf::new("acl setuser bob >s3cret".split(' '));
+        assert_eq!(words(acl, &buf.args()), [&b"acl|setuser"[..], b"(redacted)"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod payload;
 pub mod peer;
 pub mod raw;
 pub mod redis_server;
+pub mod sample;
 pub mod sandbox;
 pub mod server;
 pub mod shm;

@@ -1,7 +1,7 @@
 //! The connection itself.
 
 use super::CommandId;
-use super::spec::{Flags, Group, Spec};
+use super::spec::{Acl, Flags, Group, Spec};
 use super::syntax::{block, integer, one_of, string, token};
 use crate::resp::ErrorWord;
 
@@ -63,6 +63,7 @@ pub(super) const SPECS: &[Spec] = &[
         .doc("6.2.0", "O(1)", "Brings the connection back to how it began.")
         .answers("`+RESET`", &[]),
     about(CommandId::Client, "client", -2)
+        .outside_groups(Acl::CONNECTION)
         .doc("2.4.0", "Depends on the subcommand.", "About this connection and the others.")
         .contains(&[
             about(CommandId::ClientId, "client|id", 2)

@@ -1,7 +1,7 @@
 //! Keys, whatever they hold.
 
 use super::CommandId;
-use super::spec::{Flags, Group, Keys, Spec};
+use super::spec::{Acl, Flags, Group, Keys, Spec};
 use super::syntax::{integer, key, pattern, string};
 use super::words::{Words, is, once, parse_u64};
 use crate::resp::{Args, Encoder, WireError};
@@ -12,7 +12,7 @@ const ALL_KEYS: Keys = Keys::Range { first: 1, last: -1, step: 1 };
 /// Entries of this family.
 pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Exists, "exists", -2, Group::Generic)
-        .reads(ALL_KEYS)
+        .looks(ALL_KEYS)
         .fast()
         .doc("1.0.0", "O(N) in the number of keys", "Counts which keys are present, and gives each a grace.")
         .takes(&[key("key").multiple()])
@@ -29,13 +29,13 @@ pub(super) const SPECS: &[Spec] = &[
         .takes(&[key("key").multiple()])
         .answers("integer: objects removed", &[]),
     Spec::new(CommandId::Touch, "touch", -2, Group::Generic)
-        .reads(ALL_KEYS)
+        .looks(ALL_KEYS)
         .fast()
         .doc("3.2.1", "O(N) in the number of keys", "Marks objects as used.")
         .takes(&[key("key").multiple()])
         .answers("integer: keys present", &[]),
     Spec::new(CommandId::Type, "type", 2, Group::Generic)
-        .reads(Keys::one(1))
+        .looks(Keys::one(1))
         .fast()
         .doc("1.0.0", "O(1)", "Returns what kind of value a key holds.")
         .takes(&[key("key")])
@@ -64,32 +64,34 @@ pub(super) const SPECS: &[Spec] = &[
         .doc("2.2.3", "Depends on the subcommand.", "Tells how an object is kept.")
         .contains(&[
             Spec::new(CommandId::ObjectEncoding, "object|encoding", 3, Group::Generic)
-                .reads(Keys::one(2))
+                .looks(Keys::one(2))
                 .doc("2.2.3", "O(1)", "Returns how Redis would keep a value. Here all are kept alike.")
                 .takes(&[key("key")])
                 .answers("`int`, `embstr` or `raw`, or nil", &[]),
             Spec::new(CommandId::ObjectIdleTime, "object|idletime", 3, Group::Generic)
-                .reads(Keys::one(2))
+                .looks(Keys::one(2))
                 .doc("2.2.3", "O(1)", "Returns how long an object was not used, in seconds.")
                 .takes(&[key("key")])
                 .answers("integer or nil", &[]),
             Spec::new(CommandId::ObjectFreq, "object|freq", 3, Group::Generic)
-                .reads(Keys::one(2))
+                .looks(Keys::one(2))
                 .doc("4.0.0", "O(1)", "Returns how often an object was read.")
                 .takes(&[key("key")])
                 .answers("integer or nil", &[]),
             Spec::new(CommandId::ObjectRefCount, "object|refcount", 3, Group::Generic)
-                .reads(Keys::one(2))
+                .looks(Keys::one(2))
                 .doc("2.2.3", "O(1)", "Returns how many leases and pins an object has, and one more.")
                 .takes(&[key("key")])
                 .answers("integer or nil", &[]),
             Spec::new(CommandId::ObjectHelp, "object|help", 2, Group::Generic)
                 .while_loading()
+                .groups(Acl::KEYSPACE)
                 .doc("6.2.0", "O(1)", "Lists the subcommands.")
                 .answers("array of lines", &[]),
         ]),
     Spec::new(CommandId::Wait, "wait", 3, Group::Generic)
         .flags(Flags::BLOCKING)
+        .groups(Acl::CONNECTION)
         .doc("3.0.0", "O(1)", "Answers at once: there are no asynchronous replicas to wait for.")
         .takes(&[integer("numreplicas"), integer("timeout")])
         .answers("`:0`", &[]),

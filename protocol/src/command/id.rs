@@ -46,6 +46,8 @@ command_ids! {
     Ping Echo Hello Auth Select Quit Reset
     Client ClientId ClientInfo ClientList ClientKill ClientSetName ClientGetName ClientSetInfo ClientNoEvict
     ClientNoTouch ClientReply ClientPause ClientUnpause
+    // Users.
+    Acl AclCat AclDelUser AclDryRun AclGenPass AclGetUser AclList AclLoad AclLog AclSave AclSetUser AclUsers AclWhoAmI
     // The server.
     Command CommandCount CommandDocs CommandInfo CommandGetKeys CommandList
     Config ConfigGet ConfigSet ConfigResetStat ConfigRewrite

@@ -1,7 +1,7 @@
 //! Keys that change their names, and values that travel whole: `RENAME`, `COPY`, `DUMP`, `RESTORE`.
 
 use super::CommandId;
-use super::spec::{Group, Keys, Spec, Values};
+use super::spec::{Access, Group, Keys, Spec, Values};
 use super::syntax::{integer, key, string, token};
 use super::words::{Words, check_key, is, once};
 use crate::base::Millis;
@@ -13,17 +13,20 @@ const PAIR: Keys = Keys::Range { first: 1, last: 2, step: 1 };
 /// Entries of this family.
 pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Rename, "rename", 3, Group::Generic)
-        .writes(PAIR)
+        .exchanges(PAIR)
+        .last_key(Access::WRITE)
         .doc("1.0.0", "O(N) in the bytes of the value", "Gives a value another key. What had that key is replaced.")
         .takes(&[key("key"), key("newkey")])
         .answers("`+OK`", ROOM),
     Spec::new(CommandId::RenameNx, "renamenx", 3, Group::Generic)
-        .writes(PAIR)
+        .exchanges(PAIR)
+        .last_key(Access::WRITE)
+        .fast()
         .doc("1.0.0", "O(N) in the bytes of the value", "Gives a value another key if nothing has it.")
         .takes(&[key("key"), key("newkey")])
         .answers("`:1`, or `:0` if something has the new key", ROOM),
     Spec::new(CommandId::Copy, "copy", -3, Group::Generic)
-        .writes(PAIR)
+        .copies(PAIR)
         .denies_oom()
         .doc("6.2.0", "O(N) in the bytes of the value", "Stores a value under a second key.")
         .takes(&[

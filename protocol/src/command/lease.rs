@@ -2,7 +2,7 @@
 
 use super::CommandId;
 use super::object::{VIA, ViaChoice};
-use super::spec::{Flags, Group, Keys, Spec};
+use super::spec::{Acl, Flags, Group, Keys, Spec};
 use super::syntax::{integer, key, string};
 use super::words::{Words, is};
 use crate::base::{LeaseId, Lent, Millis};
@@ -15,6 +15,7 @@ pub(super) const SPECS: &[Spec] = &[
         .reads(Keys::one(1))
         .fast()
         .flags(Flags::NO_MULTI)
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(1)", "Promises that an object stays readable where it is, and tells where.")
         .takes(&[key("key"), integer("milliseconds"), VIA])
         .answers(
@@ -24,6 +25,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Renew, "renew", 3, Group::Lease)
         .reads(Keys::None)
         .fast()
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(1)", "Moves the end of a lease or of a grant.")
         .takes(&[string("lease-or-grant"), integer("milliseconds")])
         .answers(
@@ -34,12 +36,14 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Release, "release", 2, Group::Lease)
         .reads(Keys::None)
         .fast()
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(1)", "Ends a lease before its time.")
         .takes(&[string("lease")])
         .answers("`:1`, or `:0` if it had ended", &[]),
     Spec::new(CommandId::MLease, "mlease", -3, Group::Lease)
         .reads(Keys::UntilOption { first: 2, word: "VIA" })
         .flags(Flags::NO_MULTI)
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(N) in the number of keys", "Leases several objects.")
         .takes(&[integer("milliseconds"), key("key").multiple(), VIA])
         .answers(
@@ -49,6 +53,7 @@ pub(super) const SPECS: &[Spec] = &[
         ),
     Spec::new(CommandId::MRelease, "mrelease", -2, Group::Lease)
         .reads(Keys::None)
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(N) in the number of leases", "Ends several leases before their time.")
         .takes(&[string("lease").multiple()])
         .answers("array of integers: for each lease, in order, 1, or 0 if it had ended", &[]),

@@ -17,19 +17,20 @@ const fn writes(id: CommandId, name: &'static str, arity: i32) -> Spec {
 /// Entries of this family.
 pub(super) const SPECS: &[Spec] = &[
     writes(CommandId::GetSet, "getset", 3)
+        .exchanges(Keys::one(1))
         .fast()
         .values(Values::At(2))
         .doc("1.0.0", "O(1)", "Stores a value and returns the earlier one.")
         .takes(&[key("key"), string("value")])
         .answers("bulk or nil", ROOM),
     Spec::new(CommandId::GetDel, "getdel", 2, Group::String)
-        .writes(Keys::one(1))
+        .exchanges(Keys::one(1))
         .fast()
         .doc("6.2.0", "O(1)", "Returns a value and removes it.")
         .takes(&[key("key")])
         .answers("bulk or nil", &[]),
     Spec::new(CommandId::GetEx, "getex", -2, Group::String)
-        .writes(Keys::one(1))
+        .exchanges(Keys::one(1))
         .fast()
         .doc("6.2.0", "O(1)", "Returns a value and decides how long it still lives.")
         .takes(&[
@@ -87,26 +88,31 @@ pub(super) const SPECS: &[Spec] = &[
         .takes(&[key("key"), integer("offset"), string("value")])
         .answers("integer: its length afterwards", ROOM),
     writes(CommandId::Incr, "incr", 2)
+        .exchanges(Keys::one(1))
         .fast()
         .doc("1.0.0", "O(1)", "Adds one to a whole number.")
         .takes(&[key("key")])
         .answers("integer: the number afterwards", ROOM),
     writes(CommandId::Decr, "decr", 2)
+        .exchanges(Keys::one(1))
         .fast()
         .doc("1.0.0", "O(1)", "Takes one from a whole number.")
         .takes(&[key("key")])
         .answers("integer: the number afterwards", ROOM),
     writes(CommandId::IncrBy, "incrby", 3)
+        .exchanges(Keys::one(1))
         .fast()
         .doc("1.0.0", "O(1)", "Adds to a whole number.")
         .takes(&[key("key"), integer("increment")])
         .answers("integer: the number afterwards", ROOM),
     writes(CommandId::DecrBy, "decrby", 3)
+        .exchanges(Keys::one(1))
         .fast()
         .doc("1.0.0", "O(1)", "Takes from a whole number.")
         .takes(&[key("key"), integer("decrement")])
         .answers("integer: the number afterwards", ROOM),
     writes(CommandId::IncrByFloat, "incrbyfloat", 3)
+        .exchanges(Keys::one(1))
         .fast()
         .doc("2.6.0", "O(1)", "Adds to a decimal number.")
         .takes(&[key("key"), string("increment")])

@@ -1,7 +1,7 @@
 //! Operating the node: what it is, what it holds, what it should let go.
 
 use super::CommandId;
-use super::spec::{Flags, Group, Spec};
+use super::spec::{Access, Flags, Group, Spec};
 use super::syntax::{block, integer, one_of, string, token};
 use super::words::{Words, is};
 use crate::base::ByteLen;
@@ -24,6 +24,7 @@ pub(super) const SPECS: &[Spec] = &[
         .doc("1.0.0", "Depends on the subcommand.", "About the segments of DRAM.")
         .contains(&[Spec::new(CommandId::SegmentList, "segment|list", 2, Group::Node)
             .while_loading()
+            .dangerous()
             .doc("1.0.0", "O(N) in the number of segments", "Lists the segments of DRAM.")
             .answers(
                 "array of maps: `segment` (its number), `length`, `used`, `largest-free`, `free-runs`, `pages` (`huge` \
@@ -36,6 +37,7 @@ pub(super) const SPECS: &[Spec] = &[
         .contains(&[
             Spec::new(CommandId::TierList, "tier|list", 2, Group::Node)
                 .while_loading()
+                .dangerous()
                 .doc("1.0.0", "O(N) in the number of tiers", "Lists the tiers, DRAM first, then each flash device.")
                 .answers(
                     "array of maps: `name`, `kind` (`dram` or `flash`), `state` (`online`; of a flash device also \
@@ -108,6 +110,7 @@ pub(super) const SPECS: &[Spec] = &[
         ]),
     Spec::new(CommandId::Evict, "evict", 2, Group::Node)
         .admin()
+        .all_keys(Access::WRITE)
         .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(N) in the objects evicted", "Evicts the oldest objects until they took so many bytes.")
         .takes(&[integer("bytes")])

@@ -2,7 +2,7 @@
 
 use super::CommandId;
 use super::rdma::RemoteMemory;
-use super::spec::{Flags, Group, Keys, Spec};
+use super::spec::{Acl, Flags, Group, Keys, Spec};
 use super::syntax::{Syntax, block, integer, key, one_of, string, token};
 use super::words::{Words, is, once};
 use crate::base::{ByteLen, Crc, GrantId, Millis, Via};
@@ -47,6 +47,7 @@ pub(super) const SPECS: &[Spec] = &[
         .denies_oom()
         .fast()
         .flags(Flags::NO_MULTI)
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(1)", "Reserves room for an object and grants the right to write it once.")
         .takes(&[
             key("key"),
@@ -78,6 +79,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Commit, "commit", -4, Group::Object)
         .writes(Keys::None)
         .flags(Flags::NO_MULTI)
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(N) in the object's bytes", "Seals a granted slot: revokes, checks the checksum, publishes.")
         .takes(&[
             string("grant"),
@@ -94,6 +96,7 @@ pub(super) const SPECS: &[Spec] = &[
         .writes(Keys::None)
         .fast()
         .flags(Flags::NO_MULTI)
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(1)", "Gives a granted slot back.")
         .takes(&[string("grant")])
         .answers("`:1`, or `:0` if there was nothing to give back", &[]),
@@ -101,6 +104,7 @@ pub(super) const SPECS: &[Spec] = &[
         .writes(Keys::CountedPairs)
         .denies_oom()
         .flags(Flags::NO_MULTI)
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(N) in the number of keys", "Reserves room for several objects.")
         .takes(&[
             integer("count"),
@@ -119,6 +123,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::MCommit, "mcommit", -3, Group::Object)
         .writes(Keys::None)
         .flags(Flags::NO_MULTI)
+        .groups(Acl::BULK)
         .doc("1.0.0", "O(N) in the objects' bytes", "Seals several granted slots.")
         .takes(&[block("item", &[string("grant"), string("hex8")]).multiple()])
         .answers("array: for each item, in order, the map of `COMMIT` or that item's error", COMMIT_ERRORS),

@@ -1,7 +1,7 @@
 //! Pins: counted promises that an object is not evicted.
 
 use super::CommandId;
-use super::spec::{Group, Keys, Spec};
+use super::spec::{Acl, Group, Keys, Spec};
 use super::syntax::{integer, key};
 use super::words::{Words, is};
 use crate::base::Millis;
@@ -13,12 +13,14 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Pin, "pin", -2, Group::Lease)
         .writes(Keys::one(1))
         .fast()
+        .groups(Acl::PIN)
         .doc("1.0.0", "O(1)", "Keeps an object from being evicted, until it is unpinned or the time is over.")
         .takes(&[key("key"), integer("milliseconds").after("TTL").optional()])
         .answers("integer: pins the object now has; 0 if there is no such object", &[ErrorWord::Quota]),
     Spec::new(CommandId::Unpin, "unpin", 2, Group::Lease)
         .writes(Keys::one(1))
         .fast()
+        .groups(Acl::PIN)
         .doc("1.0.0", "O(1)", "Takes one pin back.")
         .takes(&[key("key")])
         .answers("integer: pins the object still has", &[]),

@@ -1,7 +1,7 @@
 //! Messages from client to client, and what the server tells of itself.
 
 use super::CommandId;
-use super::spec::{Flags, Group, Keys, Spec, Values};
+use super::spec::{Acl, Channels, Flags, Group, Keys, Spec, Values};
 use super::syntax::{pattern, string};
 use crate::resp::ErrorWord;
 
@@ -13,6 +13,7 @@ const fn about(id: CommandId, name: &'static str, arity: i32) -> Spec {
 pub(super) const SPECS: &[Spec] = &[
     about(CommandId::Subscribe, "subscribe", -2)
         .flags(Flags::NO_MULTI)
+        .channels(Channels::All)
         .doc("2.0.0", "O(N) in the number of channels", "Listens to channels.")
         .takes(&[string("channel").multiple()])
         .answers("for each channel `subscribe`, its name, and how many the client listens to", &[ErrorWord::TooBig]),
@@ -23,6 +24,7 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("for each channel `unsubscribe`, its name, and how many the client still listens to", &[]),
     about(CommandId::PSubscribe, "psubscribe", -2)
         .flags(Flags::NO_MULTI)
+        .channels(Channels::Patterns)
         .doc("2.0.0", "O(N) in the number of patterns", "Listens to all channels that match.")
         .takes(&[pattern("pattern").multiple()])
         .answers("for each pattern `psubscribe`, itself, and how many the client listens to", &[ErrorWord::TooBig]),
@@ -33,6 +35,7 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("for each pattern `punsubscribe`, itself, and how many the client still listens to", &[]),
     about(CommandId::SSubscribe, "ssubscribe", -2)
         .flags(Flags::NO_MULTI)
+        .channels(Channels::All)
         .doc(
             "7.0.0",
             "O(N) in the number of channels",
@@ -52,6 +55,7 @@ pub(super) const SPECS: &[Spec] = &[
         .fast()
         .values(Values::At(2))
         .flags(Flags::MAY_REPLICATE)
+        .channels(Channels::First)
         .doc(
             "2.0.0",
             "O(N+M) in the listeners of the channel and the patterns there are",
@@ -63,6 +67,7 @@ pub(super) const SPECS: &[Spec] = &[
         .fast()
         .values(Values::At(2))
         .flags(Flags::MAY_REPLICATE)
+        .channels(Channels::First)
         .doc("7.0.0", "O(N) in the listeners of the channel", "Sends a message to who listens to a shard channel.")
         .takes(&[string("shardchannel"), string("message")])
         .answers("integer: how many got it", &[]),
@@ -128,14 +133,17 @@ pub(super) const SPECS: &[Spec] = &[
         ]),
     cluster(CommandId::Asking, "asking", 1)
         .fast()
+        .groups(Acl::CONNECTION)
         .doc("3.0.0", "O(1)", "Accepted: this node has every slot.")
         .answers("`+OK`", &[]),
     cluster(CommandId::ReadOnly, "readonly", 1)
         .fast()
+        .groups(Acl::CONNECTION)
         .doc("3.0.0", "O(1)", "Accepted: this node is no replica.")
         .answers("`+OK`", &[]),
     cluster(CommandId::ReadWrite, "readwrite", 1)
         .fast()
+        .groups(Acl::CONNECTION)
         .doc("3.0.0", "O(1)", "Accepted: this node is no replica.")
         .answers("`+OK`", &[]),
 ];

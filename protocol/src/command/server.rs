@@ -1,7 +1,7 @@
 //! The server, as Redis's tools see it.
 
 use super::CommandId;
-use super::spec::{Flags, Group, Keys, Spec};
+use super::spec::{Access, Acl, Flags, Group, Keys, Spec};
 use super::syntax::{block, integer, key, one_of, pattern, string, token};
 use crate::resp::ErrorWord;
 
@@ -16,29 +16,35 @@ const fn container(id: CommandId, name: &'static str, arity: i32) -> Spec {
 /// Entries of this family.
 pub(super) const SPECS: &[Spec] = &[
     container(CommandId::Command, "command", -1)
+        .groups(Acl::CONNECTION)
         .doc("2.8.13", "O(N) in the number of commands", "Tells about every command.")
         .contains(&[
             about(CommandId::CommandCount, "command|count", 2)
                 .while_loading()
+                .groups(Acl::CONNECTION)
                 .doc("2.8.13", "O(1)", "Returns how many commands there are.")
                 .answers("integer", &[]),
             about(CommandId::CommandDocs, "command|docs", -2)
                 .while_loading()
+                .groups(Acl::CONNECTION)
                 .doc("7.0.0", "O(N) in the number of commands", "Tells what commands do and how they are written.")
                 .takes(&[string("command-name").optional().multiple()])
                 .answers("map: name to map", &[]),
             about(CommandId::CommandInfo, "command|info", -2)
                 .while_loading()
+                .groups(Acl::CONNECTION)
                 .doc("2.8.13", "O(N) in the number of commands", "Tells about some commands, or all.")
                 .takes(&[string("command-name").optional().multiple()])
                 .answers("array of arrays", &[]),
             about(CommandId::CommandGetKeys, "command|getkeys", -3)
                 .while_loading()
+                .groups(Acl::CONNECTION)
                 .doc("2.8.13", "O(N) in the number of arguments", "Returns which arguments of a command are keys.")
                 .takes(&[string("command"), string("arg").optional().multiple()])
                 .answers("array of bulks", &[]),
             about(CommandId::CommandList, "command|list", -2)
                 .while_loading()
+                .groups(Acl::CONNECTION)
                 .doc("7.0.0", "O(N) in the number of commands", "Lists the names of commands.")
                 .takes(&[one_of(
                     "filterby",
@@ -97,29 +103,34 @@ pub(super) const SPECS: &[Spec] = &[
         .answers("array of two bulks: seconds since 1970, and microseconds", &[]),
     about(CommandId::Role, "role", 1)
         .fast()
+        .groups(Acl::ADMIN.union(Acl::DANGEROUS))
         .while_loading()
         .doc("2.8.12", "O(1)", "Returns the node's role in replication.")
         .answers("array: `master`, `:0`, an empty array", &[]),
     about(CommandId::LastSave, "lastsave", 1)
         .fast()
+        .groups(Acl::ADMIN.union(Acl::DANGEROUS))
         .while_loading()
         .doc("1.0.0", "O(1)", "Returns when the server started: it takes no snapshots.")
         .answers("integer: seconds since 1970", &[]),
     about(CommandId::FlushAll, "flushall", -1)
         .writes(Keys::None)
         .dangerous()
+        .all_keys(Access::WRITE)
         .doc("1.0.0", "O(N) in the number of objects", "Removes every object.")
         .takes(&[one_of("flush-type", &[token("async", "ASYNC"), token("sync", "SYNC")]).optional()])
         .answers("`+OK`", &[]),
     about(CommandId::FlushDb, "flushdb", -1)
         .writes(Keys::None)
         .dangerous()
+        .all_keys(Access::WRITE)
         .doc("1.0.0", "O(N) in the number of objects", "As `FLUSHALL`: there is one database.")
         .takes(&[one_of("flush-type", &[token("async", "ASYNC"), token("sync", "SYNC")]).optional()])
         .answers("`+OK`", &[]),
     container(CommandId::Memory, "memory", -2).doc("4.0.0", "Depends on the subcommand.", "About memory.").contains(&[
         about(CommandId::MemoryUsage, "memory|usage", -3)
-            .reads(Keys::one(2))
+            .looks(Keys::one(2))
+            .outside_groups(Acl::KEYSPACE)
             .doc("4.0.0", "O(1)", "Returns the bytes of DRAM that an object takes, its key and slot included.")
             .takes(&[key("key"), integer("count").after("SAMPLES").optional()])
             .answers("integer or nil", &[]),
@@ -192,10 +203,12 @@ pub(super) const SPECS: &[Spec] = &[
         .doc("7.0.0", "Depends on the subcommand.", "About functions: there are none.")
         .contains(&[
             Spec::new(CommandId::FunctionFlush, "function|flush", -2, Group::Scripting)
+                .groups(Acl::WRITE.union(Acl::SCRIPTING))
                 .doc("7.0.0", "O(1)", "Removes the functions, of which there are none.")
                 .takes(&[one_of("flush-type", &[token("async", "ASYNC"), token("sync", "SYNC")]).optional()])
                 .answers("`+OK`", &[]),
             Spec::new(CommandId::FunctionList, "function|list", -2, Group::Scripting)
+                .groups(Acl::SCRIPTING)
                 .doc("7.0.0", "O(1)", "Lists the functions: none.")
                 .takes(&[
                     pattern("library-name-pattern").after("LIBRARYNAME").optional(),
@@ -204,6 +217,7 @@ pub(super) const SPECS: &[Spec] = &[
                 .answers("empty array", &[]),
         ]),
     container(CommandId::Debug, "debug", -2)
+        .groups(Acl::ADMIN.union(Acl::DANGEROUS))
         .doc("1.0.0", "Depends on the subcommand.", "For tests of clients.")
         .contains(&[
             about(CommandId::DebugSleep, "debug|sleep", 3)
@@ -215,18 +229,21 @@ pub(super) const SPECS: &[Spec] = &[
                 .answers("`+OK`", &[ErrorWord::Denied]),
             about(CommandId::DebugPopulate, "debug|populate", -3)
                 .admin()
+                .all_keys(Access::WRITE)
                 .flags(Flags::NO_MULTI)
                 .doc("1.0.0", "O(N) in the number of keys", "Stores so many small values, for tests of clients.")
                 .takes(&[integer("count"), string("prefix").optional(), integer("size").optional()])
                 .answers("`+OK`", &[ErrorWord::Denied, ErrorWord::Oom]),
             about(CommandId::DebugObject, "debug|object", 3)
                 .admin()
+                .keys_of_interest(Keys::one(2))
                 .doc("1.0.0", "O(1)", "Tells how an object is kept.")
                 .takes(&[key("key")])
                 .answers("one line of text", &[ErrorWord::Denied]),
         ]),
     about(CommandId::LolWut, "lolwut", -1)
         .fast()
+        .groups(Acl::READ)
         .doc("5.0.0", "O(1)", "Shows a picture and the version.")
         .takes(&[
             block("version", &[integer("version")]).after("VERSION").optional(),

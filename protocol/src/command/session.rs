@@ -2,7 +2,7 @@
 
 use super::CommandId;
 use super::rdma::RdmaEnd;
-use super::spec::{Flags, Group, Spec};
+use super::spec::{Acl, Flags, Group, Spec};
 use super::syntax::{block, integer, one_of, string, token};
 use super::words::{Words, is};
 use crate::resp::{Args, Encoder, ErrorWord, WireError};
@@ -12,6 +12,7 @@ use bytes::BytesMut;
 pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Attach, "attach", -2, Group::Session)
         .while_loading()
+        .groups(Acl::BULK)
         .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(1)", "Opens a bulk session bound to this connection: both end together.")
         .takes(&[one_of(
@@ -41,6 +42,7 @@ pub(super) const SPECS: &[Spec] = &[
         ),
     Spec::new(CommandId::Detach, "detach", 1, Group::Session)
         .while_loading()
+        .groups(Acl::BULK)
         .flags(Flags::NO_MULTI)
         .doc("1.0.0", "O(N) in the grants and leases held", "Closes this connection's bulk session.")
         .answers("`:1`, or `:0` if there was none", &[]),

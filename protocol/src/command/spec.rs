@@ -38,33 +38,66 @@ bitflags! {
         const PUBSUB = 1 << 13;
     }
 
-    /// Which groups of an access-control rule a command belongs to.
+    /// Which groups of an access-control rule a command belongs to: Redis's, then ours. No command here is in those
+    /// of Redis's that stand for other kinds of value; rules may name them all the same.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Acl: u16 {
+    pub struct Acl: u32 {
         /// Keys, whatever they hold.
         const KEYSPACE = 1;
         /// Reads objects.
         const READ = 1 << 1;
         /// Writes objects.
         const WRITE = 1 << 2;
+        /// Sets: none here.
+        const SET = 1 << 3;
+        /// Sorted sets: none here.
+        const SORTED_SET = 1 << 4;
+        /// Lists: none here.
+        const LIST = 1 << 5;
+        /// Hashes: none here.
+        const HASH = 1 << 6;
         /// Strings.
-        const STRING = 1 << 3;
-        /// Operators' commands.
-        const ADMIN = 1 << 4;
-        /// Constant or logarithmic time.
-        const FAST = 1 << 5;
-        /// Everything else.
-        const SLOW = 1 << 6;
-        /// May wait.
-        const BLOCKING = 1 << 7;
-        /// Can harm others when misused.
-        const DANGEROUS = 1 << 8;
-        /// The connection itself.
-        const CONNECTION = 1 << 9;
-        /// Transactions.
-        const TRANSACTION = 1 << 10;
+        const STRING = 1 << 7;
+        /// Bitmaps: none here.
+        const BITMAP = 1 << 8;
+        /// HyperLogLogs: none here.
+        const HYPERLOGLOG = 1 << 9;
+        /// Places on earth: none here.
+        const GEO = 1 << 10;
+        /// Streams: none here.
+        const STREAM = 1 << 11;
         /// Messages.
-        const PUBSUB = 1 << 11;
+        const PUBSUB = 1 << 12;
+        /// Operators' commands.
+        const ADMIN = 1 << 13;
+        /// Constant or logarithmic time.
+        const FAST = 1 << 14;
+        /// Everything else.
+        const SLOW = 1 << 15;
+        /// May wait.
+        const BLOCKING = 1 << 16;
+        /// Can harm others when misused.
+        const DANGEROUS = 1 << 17;
+        /// The connection itself.
+        const CONNECTION = 1 << 18;
+        /// Transactions.
+        const TRANSACTION = 1 << 19;
+        /// Scripts and functions.
+        const SCRIPTING = 1 << 20;
+        /// Bytes around RESP: sessions, grants, leases.
+        const BULK = 1 << 21;
+        /// Promises that objects are not evicted.
+        const PIN = 1 << 22;
+    }
+
+    /// What a command does to a key, as far as access rules ask. Neither: it learns no more than whether the key is there,
+    /// which any right to the key allows.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Access: u8 {
+        /// Learns something of what the key holds.
+        const READ = 1;
+        /// Changes what the key holds, or whether it holds anything.
+        const WRITE = 1 << 1;
     }
 }
 
@@ -92,12 +125,21 @@ impl Flags {
 }
 
 impl Acl {
-    /// Every group and its name, without the `@`.
-    pub const WORDS: [(Self, &'static str); 12] = [
+    /// Every group and its name, without the `@`: in Redis's order, then ours.
+    pub const WORDS: [(Self, &'static str); 23] = [
         (Self::KEYSPACE, "keyspace"),
         (Self::READ, "read"),
         (Self::WRITE, "write"),
+        (Self::SET, "set"),
+        (Self::SORTED_SET, "sortedset"),
+        (Self::LIST, "list"),
+        (Self::HASH, "hash"),
         (Self::STRING, "string"),
+        (Self::BITMAP, "bitmap"),
+        (Self::HYPERLOGLOG, "hyperloglog"),
+        (Self::GEO, "geo"),
+        (Self::STREAM, "stream"),
+        (Self::PUBSUB, "pubsub"),
         (Self::ADMIN, "admin"),
         (Self::FAST, "fast"),
         (Self::SLOW, "slow"),
@@ -105,8 +147,15 @@ impl Acl {
         (Self::DANGEROUS, "dangerous"),
         (Self::CONNECTION, "connection"),
         (Self::TRANSACTION, "transaction"),
-        (Self::PUBSUB, "pubsub"),
+        (Self::SCRIPTING, "scripting"),
+        (Self::BULK, "bulk"),
+        (Self::PIN, "pin"),
     ];
+
+    /// The group called `name`, in any case.
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        Self::WORDS.iter().find(|(_, word)| name.eq_ignore_ascii_case(word.as_bytes())).map(|(group, _)| *group)
+    }
 
     /// The names of these groups, without the `@`.
     pub fn words(self) -> impl Iterator<Item = &'static str> {
@@ -227,6 +276,19 @@ impl Keys {
     }
 }
 
+/// Which arguments are channels of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channels {
+    /// None.
+    None,
+    /// The first one.
+    First,
+    /// All of them.
+    All,
+    /// All of them, and they are patterns.
+    Patterns,
+}
+
 /// Which arguments are values: they may be large, and may be received straight into their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Values {
@@ -266,6 +328,14 @@ pub struct Spec {
     pub acl: Acl,
     /// Which arguments are keys.
     pub keys: Keys,
+    /// What it does to them.
+    pub access: Access,
+    /// What it does to the last of them, where that is something else.
+    pub access_last: Option<Access>,
+    /// What it does to objects whose keys it is not told: `FLUSHALL`.
+    pub access_all: Option<Access>,
+    /// Which arguments are channels.
+    pub channels: Channels,
     /// Which arguments are values.
     pub values: Values,
     /// Heading of its documentation.
@@ -297,6 +367,10 @@ impl Spec {
             flags: Flags::empty(),
             acl: Acl::SLOW,
             keys: Keys::None,
+            access: Access::empty(),
+            access_last: None,
+            access_all: None,
+            channels: Channels::None,
             values: Values::None,
             group,
             since: "1.0.0",
@@ -312,6 +386,13 @@ impl Spec {
     /// Reads objects at `keys`.
     #[must_use]
     pub(super) const fn reads(mut self, keys: Keys) -> Self {
+        self.access = Access::READ;
+        self.looks(keys)
+    }
+
+    /// Learns whether there are objects at `keys`, and nothing of what they hold.
+    #[must_use]
+    pub(super) const fn looks(mut self, keys: Keys) -> Self {
         self.flags = self.flags.union(Flags::READONLY);
         self.acl = self.acl.union(Acl::READ);
         self.with_keys(keys)
@@ -322,7 +403,59 @@ impl Spec {
     pub(super) const fn writes(mut self, keys: Keys) -> Self {
         self.flags = self.flags.union(Flags::WRITE);
         self.acl = self.acl.union(Acl::WRITE);
+        self.access = Access::WRITE;
         self.with_keys(keys)
+    }
+
+    /// Writes objects at `keys` and tells what was there.
+    #[must_use]
+    pub(super) const fn exchanges(mut self, keys: Keys) -> Self {
+        self = self.writes(keys);
+        self.access = Access::all();
+        self
+    }
+
+    /// Reads the first of `keys` and writes the last.
+    #[must_use]
+    pub(super) const fn copies(mut self, keys: Keys) -> Self {
+        self = self.writes(keys).last_key(Access::WRITE);
+        self.access = Access::READ;
+        self
+    }
+
+    /// Does something else to the last key than to the others.
+    #[must_use]
+    pub(super) const fn last_key(mut self, access: Access) -> Self {
+        self.access_last = Some(access);
+        self
+    }
+
+    /// Does something to objects whose keys it is not told.
+    #[must_use]
+    pub(super) const fn all_keys(mut self, access: Access) -> Self {
+        self.access_all = Some(access);
+        self
+    }
+
+    /// In these groups of access rules too.
+    #[must_use]
+    pub(super) const fn groups(mut self, groups: Acl) -> Self {
+        self.acl = self.acl.union(groups);
+        self
+    }
+
+    /// In none of these groups, which others of its kind are in.
+    #[must_use]
+    pub(super) const fn outside_groups(mut self, groups: Acl) -> Self {
+        self.acl = self.acl.difference(groups);
+        self
+    }
+
+    /// Which arguments are channels.
+    #[must_use]
+    pub(super) const fn channels(mut self, channels: Channels) -> Self {
+        self.channels = channels;
+        self
     }
 
     /// About messages.

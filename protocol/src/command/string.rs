@@ -63,7 +63,7 @@ pub(super) const SPECS: &[Spec] = &[
         .takes(&[block("data", &[key("key"), string("value")]).multiple()])
         .answers("`+OK`", ROOM),
     Spec::new(CommandId::StrLen, "strlen", 2, Group::String)
-        .reads(Keys::one(1))
+        .looks(Keys::one(1))
         .fast()
         .doc("2.2.0", "O(1)", "Returns a value's length.")
         .takes(&[key("key")])

@@ -4,12 +4,12 @@
 
 use super::Spec;
 use super::{
-    connection, generic, keyspace, lease, modify, node, object, pin, pubsub, server, session, string, transaction,
+    acl, connection, generic, keyspace, lease, modify, node, object, pin, pubsub, server, session, string, transaction,
 };
 use crate::resp::{Args, WireError};
 
 /// One slice a family, in the order of the documentation.
-const FAMILIES: [&[Spec]; 14] = [
+const FAMILIES: [&[Spec]; 15] = [
     object::SPECS,
     lease::SPECS,
     pin::SPECS,
@@ -23,6 +23,7 @@ const FAMILIES: [&[Spec]; 14] = [
     transaction::SPECS,
     pubsub::SPECS,
     connection::SPECS,
+    acl::SPECS,
     server::SPECS,
 ];
 

@@ -131,7 +131,7 @@ impl Sum {
                 continue;
             };
             let origin = place(item.span().or(key_span));
-            match item.as_value().and_then(|value| text_of(value, info.list)) {
+            match item.as_value().and_then(|value| text_of(value, info.list.then_some(info.separator))) {
                 Some(value) => self.apply_to(info, &value, origin),
                 None => self
                     .problems
@@ -153,10 +153,11 @@ impl Sum {
 }
 
 /// A TOML value as the text that a flag would give. An array is the parts of a list.
-fn text_of(value: &toml_edit::Value, list: bool) -> Option<String> {
+fn text_of(value: &toml_edit::Value, separator: Option<&str>) -> Option<String> {
     match value {
-        toml_edit::Value::Array(parts) if list && !parts.is_empty() => {
-            parts.iter().map(|part| text_of(part, false)).collect::<Option<Vec<_>>>().map(|parts| parts.join(","))
+        toml_edit::Value::Array(parts) if separator.is_some() && !parts.is_empty() => {
+            let texts = parts.iter().map(|part| text_of(part, None)).collect::<Option<Vec<_>>>();
+            texts.map(|texts| texts.join(separator.unwrap_or_default()))
         }
         toml_edit::Value::String(text) => Some(text.value().clone()),
         toml_edit::Value::Integer(number) => Some(number.value().to_string()),

@@ -4,9 +4,10 @@
 //! `conf/mooncake.toml` and the operators' guide up to it.
 
 use super::flash::Devices;
+use super::users::UserLines;
 use super::value::{
-    Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, RdmaDevice, Seconds, Secret,
-    ShmWrite, SlowerThan, TlsClients, Value,
+    Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, PubSubDefault, RdmaDevice,
+    Seconds, Secret, ShmWrite, SlowerThan, TlsClients, Value,
 };
 use super::{Machine, Origin};
 use crate::events::EventClasses;
@@ -44,6 +45,8 @@ pub struct SettingInfo {
     pub secret: bool,
     /// Whether it may be given in parts.
     pub list: bool,
+    /// What stands between two parts where they are one text.
+    pub separator: &'static str,
     range: Option<Range>,
     allowed_kind: &'static str,
     words: &'static [&'static str],
@@ -184,6 +187,7 @@ macro_rules! settings {
             form: <$type as Value>::FORM,
             secret: <$type as Value>::SECRET,
             list: <$type as Value>::LIST,
+            separator: <$type as Value>::SEPARATOR,
             range: range!($($min, $max $(, $word, $meaning)?)?),
             allowed_kind: <$type as Value>::ALLOWED,
             words: <$type as Value>::WORDS,
@@ -344,10 +348,18 @@ settings! {
         Runtime output_total_percent: Percent = "10", "1" to "50";
     }
     "Who may" {
-        /// Password that `AUTH` and `HELLO` ask for. Empty asks for none.
+        /// Password of the default user, which `AUTH` and `HELLO` ask for. Empty asks for none.
         Runtime requirepass: Secret = "";
         /// Refuses clients of other machines while no password is set.
         Runtime protected_mode: bool = "yes";
+        /// Users beside the default one, and what they may. A flag may come several times, a file has an array; the variable has a line for each.
+        Start user: UserLines = "";
+        /// File of users, a line for each as `ACL LIST` shows them, in place of `user`. `ACL LOAD` reads it again, `ACL SAVE` writes it.
+        Start aclfile: Option<PathBuf> = "none";
+        /// Refusals that `ACL LOG` keeps.
+        Runtime acllog_max_len: usize = "128", "0" to "10000";
+        /// Which channels a user may use that is not told of any.
+        Runtime acl_pubsub_default: PubSubDefault = "resetchannels";
     }
     "TLS" {
         /// Address and port of RESP over TLS, beside that of `listen`. `none` turns it off.

@@ -35,6 +35,8 @@ pub trait Value: Sized + PartialOrd {
     const SECRET: bool = false;
     /// Whether it may be given in parts: a flag several times, an array in a file.
     const LIST: bool = false;
+    /// What stands between two parts where they are one text.
+    const SEPARATOR: &'static str = ",";
 
     /// Reads text as it comes from a file, the environment, a flag or `CONFIG SET`.
     fn parse(text: &str) -> Option<Self>;
@@ -386,6 +388,16 @@ words! {
         No = "no",
         /// If they have one, it must be good.
         Optional = "optional",
+    }
+}
+
+words! {
+    /// Which channels a new user may use.
+    PubSubDefault: "allchannels or resetchannels" {
+        /// All.
+        AllChannels = "allchannels",
+        /// None.
+        ResetChannels = "resetchannels",
     }
 }
 

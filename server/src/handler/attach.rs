@@ -73,6 +73,12 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize, compact: bool) -> Result<Flow, Wi
     if ctx.session.bond.has_shm() {
         return Err(WireError::new(ErrorWord::Busy, "this connection has a shared-memory session: DETACH first"));
     }
+    let shows = ctx.node.shm_access();
+    if ctx.session.client.user().is_none_or(|user| !user.may_all(shows)) {
+        let text =
+            "shared memory shows every object: it is for users that may read all keys, in arena mode write them too";
+        return Err(WireError::new(ErrorWord::NoPerm, text));
+    }
     let uid = peer_uid(unix.as_fd()).map_err(|error| no_transport(format_args!("who are you? {error}")))?;
     if uid != rustix::process::geteuid().as_raw() && uid != 0 {
         return Err(WireError::new(ErrorWord::Denied, "shared memory is for processes of the server's own user"));
@@ -119,7 +125,9 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize, compact: bool) -> Result<Flow, Wi
     ctx.session.bond.lend();
     let info = &ctx.session.client;
     let client = ClientInfo::ring(ctx.node.clients.take_id(), info, ctx.now.0 / 1_000_000);
+    client.bind(&ctx.session.bond);
     ctx.node.clients.insert(Arc::clone(&client));
+    ctx.node.log_in_ring(&client, info);
     let session = Session {
         node: Arc::clone(ctx.node),
         bond: Arc::clone(&ctx.session.bond),

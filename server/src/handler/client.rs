@@ -1,7 +1,7 @@
 //! `CLIENT`: about this connection and the others.
 
 use super::command_cmd::spec_at;
-use super::connection::USER;
+use crate::acl::user::DEFAULT;
 use crate::dispatch::{Ctx, Flow};
 use crate::session::{ClientInfo, ReplyMode};
 use protocol::base::Millis;
@@ -60,6 +60,14 @@ pub(crate) fn client_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Ok(Flow::Go)
 }
 
+/// The line of one client, as `CLIENT LIST` has it.
+pub(crate) fn line_of(client: &ClientInfo, now_ms: u64) -> String {
+    let mut text = String::new();
+    line(&mut text, client, now_ms);
+    text.truncate(text.trim_end().len());
+    text
+}
+
 /// One line of `CLIENT LIST`, in the fields of Redis 7.2. What we do not have is 0.
 fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     let ClientInfo { id, addr, laddr, fd, .. } = client;
@@ -71,6 +79,8 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
     let command = spec_at(client.last_command.load(Ordering::Relaxed)).map_or("NULL", |spec| spec.full_name);
     let resp = if client.resp3.load(Ordering::Relaxed) { 3 } else { 2 };
     let words = client.words.lock().clone();
+    let user = client.user();
+    let user = String::from_utf8_lossy(user.as_ref().map_or(DEFAULT, |user| &user.name));
     let mut flags = String::new();
     for (set, flag) in [
         (subscribed.any(), 'P'),
@@ -90,7 +100,7 @@ fn line(text: &mut String, client: &ClientInfo, now_ms: u64) {
         text,
         "id={id} addr={addr} laddr={laddr} fd={fd} name={} age={age} idle={idle} flags={flags} db=0 sub={} psub={} ssub={} \
          multi={multi} watch={watched} qbuf=0 qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl={pending} oll=0 omem=0 tot-mem={pending} \
-         events=r cmd={command} user={USER} redir=-1 resp={resp} lib-name={} lib-ver={} tot-net-in={} tot-net-out={} \
+         events=r cmd={command} user={user} redir=-1 resp={resp} lib-name={} lib-ver={} tot-net-in={} tot-net-out={} \
          tot-cmds={} worker={}",
         words.name,
         subscribed.channels,
@@ -135,6 +145,7 @@ struct Victims<'a> {
     id: Option<u64>,
     addr: Option<&'a [u8]>,
     laddr: Option<&'a [u8]>,
+    user: Option<&'a [u8]>,
     normal: bool,
     /// Seconds that they have been connected for, at least.
     age: Option<u64>,
@@ -143,7 +154,8 @@ struct Victims<'a> {
 
 impl<'a> Victims<'a> {
     fn parse(words: &mut Words<'a>) -> Result<Self, WireError> {
-        let mut victims = Self { id: None, addr: None, laddr: None, normal: true, age: None, skip_me: true };
+        let mut victims =
+            Self { id: None, addr: None, laddr: None, user: None, normal: true, age: None, skip_me: true };
         while let Some(filter) = words.option()? {
             let value = words.word()?;
             let is = |name: &str| filter.eq_ignore_ascii_case(name.as_bytes());
@@ -156,9 +168,7 @@ impl<'a> Victims<'a> {
             } else if is("laddr") {
                 victims.laddr = Some(value);
             } else if is("user") {
-                if value != USER.as_bytes() {
-                    return Err(WireError::err(format!("No such user '{}'", String::from_utf8_lossy(value))));
-                }
+                victims.user = Some(value);
             } else if is("maxage") {
                 victims.age = Some(age(value)?);
             } else if is("skipme") {
@@ -176,6 +186,7 @@ impl<'a> Victims<'a> {
             && self.id.is_none_or(|id| id == client.id)
             && self.addr.is_none_or(|addr| addr == client.addr.as_bytes())
             && self.laddr.is_none_or(|laddr| laddr == client.laddr.as_bytes())
+            && self.user.is_none_or(|name| client.user().map_or(DEFAULT == name, |user| *user.name == *name))
     }
 }
 
@@ -195,10 +206,21 @@ pub(crate) fn client_kill(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let mut words = Words::new(&ctx.args, 2);
     let old_form = words.left() == 1;
     let victims = if old_form {
-        Victims { id: None, addr: Some(words.word()?), laddr: None, normal: true, age: None, skip_me: false }
+        Victims {
+            id: None,
+            addr: Some(words.word()?),
+            laddr: None,
+            user: None,
+            normal: true,
+            age: None,
+            skip_me: false,
+        }
     } else {
         Victims::parse(&mut words)?
     };
+    if let Some(name) = victims.user.filter(|name| ctx.node.users.get(name).is_none()) {
+        return Err(WireError::err(format!("No such user '{}'", String::from_utf8_lossy(name))));
+    }
     let (own, now_ms) = (ctx.session.client.id, ctx.now.0 / 1_000_000);
     let (mut killed, mut own_end) = (0, false);
     for client in ctx.node.clients.all() {
@@ -352,6 +374,7 @@ mod tests {
             ("type pubsub", false),
             ("maxage 3", true),
             ("maxage 4", false),
+            ("user bob", false),
             ("skipme no", true),
         ] {
             victims(words, |victims| assert_eq!(victims.expect(words).fits(&client, 3_500), fits, "{words}"));
@@ -360,7 +383,6 @@ mod tests {
             ("id 0", "ERR client-id should be greater than 0"),
             ("id x", "ERR client-id should be greater than 0"),
             ("type foo", "ERR Unknown client type 'foo'"),
-            ("user foo", "ERR No such user 'foo'"),
             ("id", "ERR syntax error"),
             ("foo bar", "ERR syntax error"),
             ("skipme maybe", "ERR syntax error"),

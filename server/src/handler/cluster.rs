@@ -3,6 +3,7 @@
 use super::aside::{Aside, OBJECTS_MAX};
 use super::generic::every_key;
 use super::job::Job;
+use crate::acl::guard::Sight;
 use crate::dispatch::{Ctx, Flow};
 use crate::node::Node;
 use crc::{CRC_16_XMODEM, Crc, Table};
@@ -105,10 +106,10 @@ fn slot(word: &[u8]) -> Result<u16, WireError> {
 }
 
 /// Keys of a slot, at most so many, and how many there are.
-fn keys_in(node: &Node, now: Instant, slot: u16, most: usize) -> (Vec<Vec<u8>>, u64) {
+fn keys_in(node: &Node, now: Instant, sight: &Sight, slot: u16, most: usize) -> (Vec<Vec<u8>>, u64) {
     let (mut keys, mut count) = (Vec::new(), 0);
     every_key(node, now, |key| {
-        if slot_of(key) == slot {
+        if slot_of(key) == slot && sight.has(key) {
             count += 1;
             if keys.len() < most {
                 keys.push(key.to_vec());
@@ -129,9 +130,9 @@ pub(crate) fn keys_in_slot(ctx: &mut Ctx<'_>, id: CommandId) -> Result<Flow, Wir
         }
         _ => None,
     };
-    let now = ctx.now;
+    let (now, sight) = (ctx.now, Sight::of(ctx.session));
     let look = move |node: &Node| {
-        let (keys, count) = keys_in(node, now, slot, most.unwrap_or(0));
+        let (keys, count) = keys_in(node, now, &sight, slot, most.unwrap_or(0));
         move |reply: &mut Writer<'_>| match most {
             None => reply.count(count),
             Some(_) => {

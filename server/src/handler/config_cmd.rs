@@ -1,5 +1,6 @@
 //! `CONFIG`: the settings of a running server.
 
+use crate::config::users::UserLines;
 use crate::config::value::Form;
 use crate::config::{Config, Origin, SettingInfo, settings};
 use crate::dispatch::{Ctx, Flow};
@@ -14,6 +15,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use toml_edit::DocumentMut;
+
+/// The setting that users stand in.
+const USERS: &str = "user";
 
 /// `CONFIG GET glob …`
 pub(crate) fn config_get(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
@@ -103,6 +107,7 @@ fn reset_statistics(node: &Node) {
     ] {
         counter.reset();
     }
+    node.users.log.reset_counts();
     node.sampler.forget();
 }
 
@@ -112,19 +117,24 @@ pub(crate) fn config_rewrite(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         return Err(WireError::err("The server is running without a config file"));
     };
     let config = ctx.node.config.read().clone();
-    rewrite(path, &config).map_err(|error| WireError::err(format!("Rewriting config file: {error}")))?;
+    let users = ctx.node.users.differ_from_config().then(|| ctx.node.users.lines(&config));
+    rewrite(path, &config, users.as_ref())
+        .map_err(|error| WireError::err(format!("Rewriting config file: {error}")))?;
     tracing::info!("CONFIG REWRITE: {}", path.display());
     ctx.reply().ok();
     Ok(Flow::Go)
 }
 
 /// Keeps everything else of the file as it is, comments too. A crash leaves the old file or the new one.
-fn rewrite(path: &Path, config: &Config) -> io::Result<()> {
+fn rewrite(path: &Path, config: &Config, users: Option<&UserLines>) -> io::Result<()> {
     let mut document: DocumentMut = fs::read_to_string(path)?.parse().map_err(io::Error::other)?;
     for info in settings() {
         if config.origin(info.name) == Some(&Origin::Set) {
             set_value(&mut document, info, config);
         }
+    }
+    if let Some(users) = users {
+        set_users(&mut document, users);
     }
     let mut draft_name = path.as_os_str().to_owned();
     draft_name.push(".draft");
@@ -157,10 +167,23 @@ fn set_value(document: &mut DocumentMut, info: &SettingInfo, config: &Config) {
     document[info.name] = toml_edit::Item::Value(value);
 }
 
+/// Puts the users, one a line, where those before stood.
+fn set_users(document: &mut DocumentMut, users: &UserLines) {
+    if users.lines().is_empty() {
+        document.remove(USERS);
+        return;
+    }
+    let mut array: toml_edit::Array = users.lines().iter().collect();
+    array.iter_mut().for_each(|line| line.decor_mut().set_prefix("\n    "));
+    array.set_trailing("\n");
+    array.set_trailing_comma(true);
+    document[USERS] = toml_edit::value(array);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Machine;
+    use crate::config::{Machine, Value as _};
     use protocol::base::ByteLen;
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -175,18 +198,20 @@ mod tests {
         config
             .set_all(&[("maxmemory", "128 MiB"), ("timeout", "30"), ("protected-mode", "no"), ("requirepass", "s\"x")])
             .expect("all of them may change");
-        let rewritten = rewrite(&path, &config);
+        let users = UserLines::parse("bob on nopass ~a:* +get").expect("a user");
+        let rewritten = rewrite(&path, &config, Some(&users));
         let text = fs::read_to_string(&path).expect("it is there");
         let mode = fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
         let left = fs::read_dir(&dir).expect("it is ours").count();
         fs::remove_dir_all(&dir).expect("the directory was ours");
         rewritten.expect("the directory can be written");
         assert!(text.starts_with("# ours\nmaxmemory = \"128 MiB\" # small\nworkers = 2\n"), "{text}");
+        assert!(text.contains("user = [\n    \"bob on nopass ~a:* resetchannels -@all +get\",\n]\n"), "{text}");
         for line in ["timeout = 30\n", "protected-mode = false\n", "requirepass = 's\"x'\n"] {
             assert!(text.contains(line), "no {line:?} in {text}");
         }
-        assert_eq!(text.lines().count(), 6, "{text}");
+        assert_eq!(text.lines().count(), 9, "{text}");
         assert_eq!((mode, left), (0o640, 1));
-        assert!(rewrite(Path::new("/nonexistent/m.toml"), &config).is_err());
+        assert!(rewrite(Path::new("/nonexistent/m.toml"), &config, None).is_err());
     }
 }

@@ -1,5 +1,8 @@
 //! The connection itself: who is there, in which protocol, and its end.
 
+use crate::acl::guard;
+use crate::acl::log::Reason;
+use crate::acl::user::DEFAULT;
 use crate::dispatch::{Ctx, Flow};
 use crate::node::Node;
 use crate::session::{ReplyMode, Session};
@@ -11,8 +14,6 @@ use std::sync::atomic::Ordering;
 pub(crate) const REDIS_VERSION: &str = "7.2.4";
 /// What we are called where servers say what they are.
 pub(crate) const SERVER_NAME: &str = "mooncake";
-/// The only user there is.
-pub(crate) const USER: &str = "default";
 
 /// `PING [message]`
 pub(crate) fn ping(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
@@ -75,7 +76,7 @@ impl<'a> Hello<'a> {
 pub(crate) fn hello(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let hello = Hello::parse(&mut Words::new(&ctx.args, 1))?;
     if let Some((user, password)) = hello.credentials {
-        authenticate(ctx.session, user, password)?;
+        authenticate(ctx.session, "HELLO", user, password)?;
     }
     if !ctx.session.authenticated {
         return Err(WireError::new(
@@ -122,22 +123,19 @@ pub(crate) fn auth(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
                  Are you sure your configuration is correct?",
             ));
         }
-        2 => (USER.as_bytes(), word(1)?),
+        2 => (DEFAULT, word(1)?),
         3 => (word(1)?, word(2)?),
         _ => return Err(WireError::syntax()),
     };
-    authenticate(ctx.session, user, password)?;
+    authenticate(ctx.session, "AUTH", user, password)?;
     ctx.reply().ok();
     Ok(Flow::Relimit)
 }
 
-/// Lets the client in, or leaves it as it was. Without a configured password the one user may give any, as in Redis.
-fn authenticate(session: &mut Session, user: &[u8], password: &[u8]) -> Result<(), WireError> {
-    let right = {
-        let config = session.node.config.read();
-        config.requirepass.is_empty() || config.requirepass.matches(password)
-    };
-    if user != USER.as_bytes() || !right {
+/// Lets the client in, or leaves it as it was.
+fn authenticate(session: &mut Session, asked_by: &str, user: &[u8], password: &[u8]) -> Result<(), WireError> {
+    if !session.node.log_in(&session.client, user, password) {
+        guard::note(session, (Reason::Auth, session.multi.is_some()), asked_by.as_bytes(), user);
         return Err(WireError::new(ErrorWord::WrongPass, "invalid username-password pair or user is disabled."));
     }
     session.authenticated = true;
@@ -174,7 +172,7 @@ pub(crate) fn reset(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     session.leave_multi();
     session.stop_listening();
     session.unwatch();
-    session.authenticated = !ctx.node.hot.needs_auth.load(Ordering::Relaxed);
+    session.authenticated = ctx.node.log_in_unasked(&session.client);
     session.client.no_evict.store(false, Ordering::Relaxed);
     session.client.no_touch.store(false, Ordering::Relaxed);
     session.client.words.lock().name.clear();

@@ -1,5 +1,6 @@
 //! Keys, whatever they hold.
 
+use crate::acl::guard::Sight;
 use crate::dispatch::{Ctx, Flow};
 use crate::events::GENERIC;
 use crate::glob::Glob;
@@ -97,13 +98,13 @@ pub(super) fn every_key(node: &Node, now: Instant, mut each: impl FnMut(&[u8])) 
 }
 
 /// All keys that match, or how many bytes of keys are too many.
-fn matching(node: &Node, now: Instant, glob: Glob<'_>) -> Result<HashSet<Vec<u8>>, WireError> {
+fn matching(node: &Node, now: Instant, glob: Glob<'_>, sight: &Sight) -> Result<HashSet<Vec<u8>>, WireError> {
     let limit = node.config.read().output_len_max;
     // A key that is written again while we walk can come twice.
     let mut found: HashSet<Vec<u8>> = HashSet::new();
     let mut len = 0;
     let cursor = walk(node, now, 0, u64::MAX, |key| {
-        if glob.matches(key) && found.insert(key.to_vec()) {
+        if glob.matches(key) && sight.has(key) && found.insert(key.to_vec()) {
             len += key.len() as u64 + 16;
         }
         if len > limit.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -130,15 +131,15 @@ fn write_keys(reply: &mut Writer<'_>, found: Result<HashSet<Vec<u8>>, WireError>
 pub(crate) fn keys(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let pattern = ctx.args.bytes(1).ok_or_else(WireError::syntax)?;
     let glob = Glob::new(pattern)?;
-    let now = ctx.now;
+    let (now, sight) = (ctx.now, Sight::of(ctx.session));
     if ctx.node.store.len() > OBJECTS_MAX && ctx.alone.is_none() {
         let pattern = pattern.to_vec();
         return Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::Keys, move |node| {
-            let found = Glob::new(&pattern).and_then(|glob| matching(node, now, glob));
+            let found = Glob::new(&pattern).and_then(|glob| matching(node, now, glob, &sight));
             |reply: &mut Writer<'_>| write_keys(reply, found)
         }))));
     }
-    let found = matching(ctx.node, now, glob);
+    let found = matching(ctx.node, now, glob, &sight);
     write_keys(&mut ctx.reply(), found);
     Ok(Flow::Go)
 }
@@ -149,9 +150,10 @@ pub(crate) fn scan(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let glob = request.pattern.map(Glob::new).transpose()?;
     // All that we hold are strings; another type has no keys, but its scan ends like any other.
     let wanted = request.kind.is_none_or(|kind| kind.eq_ignore_ascii_case(b"string"));
+    let sight = Sight::of(ctx.session);
     let (mut found, mut len) = (Vec::new(), 0);
     let cursor = walk(ctx.node, ctx.now, request.cursor, request.count.min(OBJECTS_MAX), |key| {
-        if wanted && glob.is_none_or(|glob| glob.matches(key)) {
+        if wanted && glob.is_none_or(|glob| glob.matches(key)) && sight.has(key) {
             len += key.len();
             found.push(key.to_vec());
         }
@@ -167,12 +169,65 @@ pub(crate) fn scan(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Ok(Flow::Go)
 }
 
+/// Random keys that are tried before one that the client may see is looked for in order.
+const RANDOM_TRIES: usize = 64;
+
+/// A key that is seen.
+fn random(node: &Node, now: Instant, sight: &Sight) -> Option<Vec<u8>> {
+    let tries = if sight.is_whole() { 1 } else { RANDOM_TRIES };
+    let mut found = (0..tries)
+        .filter_map(|_| node.store.random_key(now, rand::random()))
+        .map(|key| key.to_vec())
+        .find(|key| sight.has(key));
+    if found.is_none() && !sight.is_whole() {
+        walk(node, now, 0, u64::MAX, |key| {
+            let seen = sight.has(key);
+            if seen {
+                found = Some(key.to_vec());
+            }
+            if seen { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+    }
+    found
+}
+
 /// `RANDOMKEY`
 pub(crate) fn random_key(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    match ctx.node.store.random_key(ctx.now, rand::random()) {
-        Some(key) => ctx.reply().bulk(&key),
-        None => ctx.reply().null(),
+    let (now, sight) = (ctx.now, Sight::of(ctx.session));
+    beside(ctx, CommandId::RandomKey, !sight.is_whole(), move |node| {
+        let found = random(node, now, &sight);
+        |reply: &mut Writer<'_>| match found {
+            Some(key) => reply.bulk(&key),
+            None => reply.null(),
+        }
+    })
+}
+
+/// `DBSIZE`: the keys that the client may see.
+pub(crate) fn db_size(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    let (now, sight) = (ctx.now, Sight::of(ctx.session));
+    beside(ctx, CommandId::DbSize, !sight.is_whole(), move |node| {
+        let count = if sight.is_whole() {
+            node.store.len()
+        } else {
+            let mut seen = 0;
+            every_key(node, now, |key| seen += u64::from(sight.has(key)));
+            seen
+        };
+        move |reply: &mut Writer<'_>| reply.count(count)
+    })
+}
+
+/// Does what may take long with many objects beside the worker, else at once.
+fn beside<W, A>(ctx: &mut Ctx<'_>, id: CommandId, long: bool, work: W) -> Result<Flow, WireError>
+where
+    W: FnOnce(&Node) -> A + Send + 'static,
+    A: FnOnce(&mut Writer<'_>) + Send + 'static,
+{
+    if long && ctx.node.store.len() > OBJECTS_MAX && ctx.alone.is_none() {
+        return Ok(Flow::Wait(Job::Aside(Aside::new(id, work))));
     }
+    work(ctx.node)(&mut ctx.reply());
     Ok(Flow::Go)
 }
 

@@ -4,6 +4,7 @@ use super::command_cmd::name_of;
 use super::connection::{REDIS_VERSION, SERVER_NAME};
 use super::memory::{MemoryUse, percent};
 use super::tier_cmd::{budget_left, drain_percent, scrub_percent, state_word};
+use crate::acl::log::Reason;
 use crate::clock::unix_ms;
 use crate::dispatch::{Ctx, Flow};
 use crate::fabrics::State;
@@ -323,6 +324,9 @@ fn stats(out: &mut Fields, facts: &Facts<'_>) {
     out.field("latest_fork_usec", 0);
     out.field("total_forks", 0);
     out.field("total_error_replies", totals.errors);
+    for (reason, word) in Reason::ALL.into_iter().zip(["auth", "cmd", "key", "channel"]) {
+        out.field(format_args!("acl_access_denied_{word}"), node.users.log.count(reason));
+    }
     out.field("protocol_errors", node.stats.protocol_errors.get());
     out.field("timed_out_connections", node.stats.timeouts.get());
     out.field("crc_refused", counters.crc_refused);

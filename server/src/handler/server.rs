@@ -11,13 +11,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Entries that `SLOWLOG GET` answers without being told how many.
 const SLOW_ENTRIES_DEFAULT: usize = 10;
 
-/// `DBSIZE`
-pub(crate) fn db_size(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    let len = ctx.node.store.len();
-    ctx.reply().count(len);
-    Ok(Flow::Go)
-}
-
 /// `TIME`
 pub(crate) fn time(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -8,6 +8,7 @@
 //!   tenants. No key, address or client's name is one.
 //! - What clients wrote is escaped.
 
+use crate::acl::log::Reason;
 use crate::census::{Count, Counts};
 use crate::handler::command_cmd::spec_at;
 use crate::handler::diagnose::{self, Finding, Severity};
@@ -393,6 +394,9 @@ fn commands(node: &Node, out: &mut Families) {
             }
         }
     }
+    let denied =
+        Reason::ALL.map(|reason| (vec![("reason", reason.word().to_owned())], node.users.log.count(reason) as f64));
+    out.put(Kind::Counter, "access_denied", "Log-ins, commands, keys and channels refused", denied.to_vec());
     out.put(Kind::Counter, "commands_rejected", "Commands refused before they ran", rejected);
     out.put(Kind::Counter, "commands_failed", "Commands answered with an error", failed);
     out.0.push(Family {

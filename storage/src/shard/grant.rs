@@ -454,6 +454,21 @@ impl Shard {
         }
     }
 
+    /// Ends the open grants of a session for keys that `keeps` refuses. Returns how many.
+    pub(crate) fn revoke_grants(&mut self, session: SessionId, keeps: &dyn Fn(&[u8]) -> bool, space: &Space) -> usize {
+        let held = (session, u64::MIN)..=(session, u64::MAX);
+        let held = self.grants.by_session.range(held).map(|&(_, id)| id);
+        let ended: Vec<u64> = held.filter(|id| !keeps(&self.grants.held[id].slot.key)).collect();
+        ended.iter().for_each(|&id| self.end_grant(GrantId(id), space));
+        ended.len()
+    }
+
+    /// The key of a session's grant, of one that it committed too.
+    pub(crate) fn grant_key(&self, id: GrantId, session: SessionId) -> Option<Box<[u8]>> {
+        let open = self.grants.held.get(&id.0).filter(|grant| grant.session == session).map(|grant| &grant.slot.key);
+        open.or_else(|| self.grants.committed.get(&id.0).map(|committed| &committed.key)).cloned()
+    }
+
     /// Ends the open grants that ran out, at most `most`, and forgets old commits. A grant that is being sealed is left to
     /// its sealer. Returns whether more may be due.
     pub(crate) fn end_grants(&mut self, now: Instant, most: usize, space: &Space) -> bool {

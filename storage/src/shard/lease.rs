@@ -173,6 +173,22 @@ impl Shard {
         }
     }
 
+    /// Ends the leases of a session on objects whose keys `keeps` refuses. Returns how many.
+    pub(crate) fn revoke_leases(&mut self, session: SessionId, keeps: &dyn Fn(&[u8]) -> bool, space: &Space) -> usize {
+        let held = (session, u64::MIN)..=(session, u64::MAX);
+        let held = self.leases.by_session.range(held).map(|&(_, id)| (id, self.leases.held[&id].index));
+        let ended: Vec<u64> =
+            held.filter(|&(_, index)| !self.with_key(index, space, keeps)).map(|(id, _)| id).collect();
+        ended.iter().for_each(|&id| self.end_lease(id, space));
+        ended.len()
+    }
+
+    /// The key of a session's lease.
+    pub(crate) fn lease_key(&self, id: LeaseId, session: SessionId, space: &Space) -> Option<Box<[u8]>> {
+        let lease = self.leases.held.get(&id.0).filter(|lease| lease.session == session)?;
+        Some(self.with_key(lease.index, space, |key| key.into()))
+    }
+
     /// Ends the leases that ran out, at most `most`. Returns whether more may be due.
     pub(crate) fn end_leases(&mut self, now: Instant, most: usize, space: &Space) -> bool {
         for _ in 0..most {

@@ -8,7 +8,7 @@ use crate::lru::Prey;
 use crate::shard::Counters;
 use crate::shard::gauges::Gauges;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use protocol::base::{ByteLen, GrantId, Instant, Millis, SessionId};
+use protocol::base::{ByteLen, GrantId, Instant, Lent, Millis, SessionId};
 
 /// Things that one hold of a shard's lock ends.
 const BATCH: usize = 256;
@@ -144,6 +144,35 @@ impl Store {
                 shard.end_session_leases(session, space);
                 shard.end_session_grants(session, space);
             });
+        }
+    }
+
+    /// Ends what a session was lent of keys that it may not read (leases) or write (grants) any more. Returns how many.
+    pub fn revoke(
+        &self,
+        session: SessionId,
+        may_read: &dyn Fn(&[u8]) -> bool,
+        may_write: &dyn Fn(&[u8]) -> bool,
+    ) -> usize {
+        let end = |shard| {
+            self.0.with(shard, |shard, space| {
+                shard.revoke_leases(session, may_read, space) + shard.revoke_grants(session, may_write, space)
+            })
+        };
+        (0..self.0.shard_count()).map(end).sum()
+    }
+
+    /// The key that a session's grant or lease is for.
+    pub fn lent_key(&self, lent: Lent, session: SessionId) -> Option<Box<[u8]>> {
+        match lent {
+            Lent::Grant(grant) => {
+                let shard = self.0.shard_of_credential(grant.0)?;
+                self.0.with(shard, |shard, _| shard.grant_key(grant, session))
+            }
+            Lent::Lease(lease) => {
+                let shard = self.0.shard_of_credential(lease.0)?;
+                self.0.with(shard, |shard, space| shard.lease_key(lease, session, space))
+            }
         }
     }
 

@@ -21,6 +21,10 @@ pub struct Cli {
     pub print_defaults: bool,
     /// Recover and verify the flash tier, say what was found, and do not serve.
     pub recover_only: bool,
+    /// Look at the machine, say what is in order and what to do, and do not start.
+    pub doctor: bool,
+    /// Say it as JSON.
+    pub json: bool,
     flags: Vec<(&'static str, String)>,
 }
 
@@ -51,6 +55,8 @@ impl Cli {
             check: matches.get_flag("check"),
             print_defaults: matches.get_flag("print-defaults"),
             recover_only: matches.get_flag("recover-only"),
+            doctor: matches.get_flag("doctor"),
+            json: matches.get_flag("json"),
             flags: settings()
                 .iter()
                 .filter_map(|info| {
@@ -82,6 +88,11 @@ pub fn command() -> Command {
             .long("recover-only")
             .action(ArgAction::SetTrue)
             .help("Recover the flash tier, verify every object on it, print what was found, and end"),
+        Arg::new("doctor")
+            .long("doctor")
+            .action(ArgAction::SetTrue)
+            .help("Look at the machine with this configuration: devices, limits, disks, settings; say what is in order and what to do, and end with 1 if something fails"),
+        Arg::new("json").long("json").action(ArgAction::SetTrue).requires("doctor").help("What --doctor found, as JSON"),
         Arg::new("port")
             .long("port")
             .value_name("PORT")

@@ -16,6 +16,7 @@ mod clock;
 mod conn;
 mod decimal;
 mod dispatch;
+mod doctor;
 mod drain;
 mod error;
 mod events;
@@ -46,6 +47,7 @@ mod upkeep;
 mod warm;
 mod worker;
 
+pub use doctor::doctor;
 pub use node::{Node, Surroundings};
 pub use recover_only::recover_only;
 pub use run::run;

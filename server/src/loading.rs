@@ -4,6 +4,7 @@
 //! Invariants:
 //! - Until the index stands no command looks at an object or writes one: each answers `-LOADING`.
 
+use crate::doctor::Depth;
 use crate::flash::Flash;
 use crate::node::Node;
 use crate::warm::Warm;
@@ -31,6 +32,7 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<JoinHandle<anyhow::Resul
                 flash.fabrics.start(Arc::downgrade(&node)).context("watch devices on other machines")?;
             }
             node.hot.loading.store(false, Ordering::Release);
+            node.examine_machine(Depth::Running);
             let up = node.now().since(node.started).as_secs_f64();
             tracing::info!("ready: {} objects, {up:.3} s after the start", node.store.len());
             Ok(())

@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         print!("{}", config.effective());
         return ExitCode::SUCCESS;
     }
+    if cli.doctor {
+        return if server::doctor(&config, cli.json) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let set_log_level = start_log(&config);
     if cli.recover_only {
         return match server::recover_only(config) {

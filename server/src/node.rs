@@ -9,6 +9,7 @@ use crate::census::Census;
 use crate::clients::Clients;
 use crate::clock::BootClock;
 use crate::config::{Config, ConfigError, LogLevel, PromoteOn, ShmWrite};
+use crate::doctor::Examined;
 use crate::flash::Flash;
 use crate::gate::Gates;
 use crate::pause::Pause;
@@ -78,6 +79,7 @@ pub struct Node {
     pub(crate) stats: NodeStats,
     pub(crate) sampler: Sampler,
     pub(crate) census: Census,
+    pub(crate) examined: Examined,
     pub(crate) slow: Slow,
     pub(crate) pause: Pause,
     pub(crate) pubsub: PubSub,
@@ -287,6 +289,7 @@ impl Node {
             stats: NodeStats::default(),
             sampler: Sampler::default(),
             census: Census::default(),
+            examined: Examined::default(),
             slow,
             pause: Pause::default(),
             pubsub: PubSub::default(),

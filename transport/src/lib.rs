@@ -14,5 +14,6 @@ pub mod region;
 pub mod shm;
 pub mod sim;
 pub mod tcp;
+pub mod topology;
 
 pub use contract::{Access, Fence, Span, Transport, TransportError, Window, WindowId};

@@ -12,6 +12,7 @@
 mod device;
 mod link;
 mod peer;
+mod survey;
 mod transport;
 mod trial;
 pub mod verbs;
@@ -20,6 +21,7 @@ pub mod windows;
 pub use device::{Choice, Device, Gid, NoRdma, choose_gid};
 pub use link::{Direction, Link, LinkError, PIECE_LEN_MAX, Transfer};
 pub use peer::{Broken, Done};
+pub use survey::{Surveyed, Usable, survey};
 pub use transport::{RdmaStats, RdmaTerms, RdmaTransport, WindowUse};
 pub use trial::{Defect, try_windows};
-pub use verbs::{Endpoint, Pages, Region, Remote, RemoteAccess, Status};
+pub use verbs::{Endpoint, Limits, Pages, Region, Remote, RemoteAccess, Status};

@@ -118,7 +118,12 @@ pub(super) const SPECS: &[Spec] = &[
     Spec::new(CommandId::Diagnose, "diagnose", 1, Group::Node)
         .admin()
         .while_loading()
-        .doc("1.0.0", "O(N) in the number of segments", "Tells what is wrong and what to do about it.")
+        .flags(Flags::NO_MULTI)
+        .doc(
+            "1.0.0",
+            "O(N) in the number of segments and of devices, which are looked at anew",
+            "Tells what is wrong with the node and its machine, and what to do about it.",
+        )
         .answers(
             "map: `score` (100 if all is well) and `findings`, an array of maps, the worst first: `severity` (`note`, \
              `warning`, `critical`), `about`, `what`, `what-to-do`",

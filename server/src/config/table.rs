@@ -92,7 +92,7 @@ impl SettingInfo {
     }
 
     /// Sets it, whenever that may be. Leaves `config` as it was if the value is not allowed.
-    pub(super) fn set(&self, config: &mut Config, text: &str) -> Result<(), ()> {
+    pub(crate) fn set(&self, config: &mut Config, text: &str) -> Result<(), ()> {
         (self.set)(config, text)
     }
 

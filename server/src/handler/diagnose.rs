@@ -1,20 +1,23 @@
 //! `DIAGNOSE`: what is wrong with the node, and what to do about it.
 //!
-//! Role: rules over numbers that `INFO` shows too. A rule is a function of [`Vitals`] and so has a test without a node.
+//! Role: rules over numbers that `INFO` shows too. A rule is a function of [`Vitals`] and so has a test without a node. What is
+//! wrong with the machine is [`crate::doctor`]'s to find.
 //!
 //! Invariants:
 //! - The score is 100 exactly when nothing is found.
 
+use super::aside::Aside;
+use super::job::Job;
 use super::memory::{MemoryUse, percent};
 use crate::dispatch::{Ctx, Flow};
+use crate::doctor::{Check, Depth, Verdict};
 use crate::fabrics::State;
 use crate::latency::Level;
 use crate::node::Node;
 use crate::warm::Warm;
 use protocol::base::{ByteLen, StableMemory as _};
 use protocol::command::CommandId;
-use protocol::resp::WireError;
-use rustix::process::{Resource, getrlimit};
+use protocol::resp::{WireError, Writer};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use storage::flash::tier::{DeviceState, DeviceStatus};
@@ -23,8 +26,6 @@ use storage::{Accounting, Counters, Pages};
 
 /// Objects that go sooner than this after their last use did not have time to be read again.
 const RESIDENCE_MIN: Duration = Duration::from_secs(60);
-/// Descriptors that are not connections: listeners, segments, eventfds, files.
-const DESCRIPTORS_SPARE: u64 = 64;
 /// Share of a limit at which it is near, in percent.
 const NEAR_PERCENT: f64 = 90.0;
 
@@ -103,8 +104,6 @@ struct Vitals {
     prefaulted: u64,
     huge_segments: usize,
     segments: usize,
-    descriptors_max: Option<u64>,
-    locked_max: Option<u64>,
     memory_available: Option<u64>,
     devices: Vec<DeviceStatus>,
     flash_timeouts: u64,
@@ -154,8 +153,6 @@ impl Vitals {
             prefaulted: node.prefaulted.load(Ordering::Relaxed),
             huge_segments: node.segments.iter().filter(|segment| segment.pages() == Pages::Huge).count(),
             segments: node.segments.len(),
-            descriptors_max: getrlimit(Resource::Nofile).current,
-            locked_max: getrlimit(Resource::Memlock).current,
             // Files of segments were allocated whole at the start.
             memory_available: if node.warm.is_none() { available() } else { None },
             devices: node.tier().map(|tier| tier.status()).unwrap_or_default(),
@@ -183,7 +180,7 @@ fn available() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-const RULES: [fn(&Vitals) -> Option<Finding>; 26] = [
+const RULES: [fn(&Vitals) -> Option<Finding>; 24] = [
     missing_memory,
     prefault,
     watermark,
@@ -193,9 +190,7 @@ const RULES: [fn(&Vitals) -> Option<Finding>; 26] = [
     pins,
     graces,
     clients,
-    descriptors,
     payloads,
-    pages,
     devices_off,
     devices_full,
     devices_waiting,
@@ -368,18 +363,6 @@ fn clients(v: &Vitals) -> Option<Finding> {
     )
 }
 
-fn descriptors(v: &Vitals) -> Option<Finding> {
-    let wanted = v.clients_max + DESCRIPTORS_SPARE + v.segments as u64;
-    let max = v.descriptors_max.filter(|&max| max < wanted)?;
-    found(
-        Severity::Note,
-        "descriptors",
-        format!("The limit of {max} open files is below the {wanted} that `maxclients` may take."),
-        "Raise it (LimitNOFILE, ulimit -n), or lower `maxclients`.",
-        false,
-    )
-}
-
 fn payloads(v: &Vitals) -> Option<Finding> {
     let Counters { crc_refused, scribbled, grants_expired, .. } = v.counters;
     if crc_refused == 0 && scribbled == 0 && grants_expired == 0 && v.timed_out == 0 {
@@ -396,29 +379,6 @@ fn payloads(v: &Vitals) -> Option<Finding> {
         ),
         "Look for clients that die, stop, or write after COMMIT. CONFIG RESETSTAT starts the counts again.",
         false,
-    )
-}
-
-fn pages(v: &Vitals) -> Option<Finding> {
-    // Below a few GiB the difference is hard to measure.
-    if v.huge_segments == v.segments || v.segments_len < ByteLen::gib(4).get() {
-        return None;
-    }
-    let locked = match v.locked_max {
-        Some(max) if max < v.segments_len => {
-            format!(" RDMA would also need the limit on locked memory raised from {}.", ByteLen(max))
-        }
-        _ => String::new(),
-    };
-    found(
-        Severity::Note,
-        "huge-pages",
-        format!("{} of {} segments have ordinary pages.", v.segments - v.huge_segments, v.segments),
-        format!(
-            "Reserve {} pages of 2 MiB (vm.nr_hugepages) before the start: large copies miss the TLB less.{locked}",
-            v.segments_len.div_ceil(2 << 20)
-        ),
-        true,
     )
 }
 
@@ -614,13 +574,29 @@ fn handshakes(v: &Vitals) -> Option<Finding> {
 }
 
 impl Finding {
-    /// All there is to say of a node, the worst first.
+    /// All there is to say of a node, the worst first. Its machine is as it was seen last.
     pub(crate) fn all(node: &Node) -> Vec<Self> {
-        Self::of(&Vitals::of(node))
+        let mut findings = Self::of(&Vitals::of(node));
+        findings.extend(node.checks().iter().filter_map(Self::of_check));
+        Self::worst_first(findings)
+    }
+
+    /// What the machine lacks. It runs all the same, so that nothing of it is critical.
+    fn of_check(check: &Check) -> Option<Self> {
+        let Check { verdict, about, what, remedy } = check.clone();
+        let severity = match verdict {
+            Verdict::Ok => return None,
+            Verdict::Warn => Severity::Note,
+            Verdict::Fail => Severity::Warning,
+        };
+        Some(Self { severity, about, what, remedy, of_memory: about == "huge-pages" })
     }
 
     fn of(vitals: &Vitals) -> Vec<Self> {
-        let mut findings: Vec<Self> = RULES.iter().filter_map(|rule| rule(vitals)).collect();
+        Self::worst_first(RULES.iter().filter_map(|rule| rule(vitals)).collect())
+    }
+
+    fn worst_first(mut findings: Vec<Self>) -> Vec<Self> {
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity.cost()));
         findings
     }
@@ -661,20 +637,23 @@ pub(crate) fn score(findings: &[Finding]) -> u64 {
 }
 
 /// `DIAGNOSE`
-pub(crate) fn diagnose(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
-    let findings = Finding::all(ctx.node);
-    let mut reply = ctx.reply();
-    reply.map(2);
-    reply.field("score").count(score(&findings));
-    reply.field("findings").array(findings.len());
-    for finding in findings {
-        reply.map(4);
-        reply.field("severity").bulk(finding.severity.word().as_bytes());
-        reply.field("about").bulk(finding.about.as_bytes());
-        reply.field("what").bulk(finding.what.as_bytes());
-        reply.field("what-to-do").bulk(finding.remedy.as_bytes());
-    }
-    Ok(Flow::Go)
+pub(crate) fn diagnose(_: &mut Ctx<'_>) -> Result<Flow, WireError> {
+    Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::Diagnose, |node| {
+        node.examine_machine(Depth::RunningAndTried);
+        let findings = Finding::all(node);
+        move |reply: &mut Writer<'_>| {
+            reply.map(2);
+            reply.field("score").count(score(&findings));
+            reply.field("findings").array(findings.len());
+            for finding in findings {
+                reply.map(4);
+                reply.field("severity").bulk(finding.severity.word().as_bytes());
+                reply.field("about").bulk(finding.about.as_bytes());
+                reply.field("what").bulk(finding.what.as_bytes());
+                reply.field("what-to-do").bulk(finding.remedy.as_bytes());
+            }
+        }
+    }))))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod buffers;
 mod completion;
 mod file;
+mod probe;
 mod scratch;
 mod sim;
 mod syscall;
@@ -21,6 +22,7 @@ mod uring;
 mod cases;
 
 pub use file::{EngineKind, EngineOptions, open};
+pub use probe::{UringReport, probe_uring};
 pub use scratch::{Scratch, ScratchPool};
 pub use sim::{Faults, Injected, SimDisk};
 

@@ -19,8 +19,6 @@ fn healthy() -> Vitals {
         segments_len: gib,
         prefaulted: gib,
         segments: 4,
-        descriptors_max: Some(1 << 20),
-        locked_max: Some(64 << 10),
         memory_available: Some(gib),
         devices: vec![device()],
         ..Vitals::default()
@@ -91,7 +89,6 @@ fn each_rule_finds_what_it_is_for_and_nothing_else() {
     check("graces", &|v| v.sums.graced = 100 << 20);
     check("clients", &|v| v.clients = 9_900);
     check("clients", &|v| v.rejected = 1);
-    check("descriptors", &|v| v.descriptors_max = Some(1024));
     check("writers", &|v| v.counters.crc_refused = 1);
     check("tier-off", &|v| v.devices[0].state = DeviceState::Off { why: "EIO".to_owned() });
     check("tier-full", &|v| v.devices[0].state = DeviceState::Full);
@@ -108,10 +105,6 @@ fn each_rule_finds_what_it_is_for_and_nothing_else() {
     check("flash-unread", &|v| (v.devices[0].written, v.devices[0].read) = (ByteLen::gib(50), ByteLen::mib(100)));
     check("flash-latency", &|v| (v.flash_reads, v.flash_p99) = (2000, Some(Duration::from_millis(262))));
     check("tls", &|v| v.tls_failed = 1);
-    check("huge-pages", &|v| {
-        v.segments_len = 8 * gib;
-        v.prefaulted = 8 * gib;
-    });
 }
 
 #[test]
@@ -125,4 +118,14 @@ fn the_worst_comes_first_and_the_score_ends_at_zero() {
     let costs: Vec<u64> = findings.iter().map(|finding| finding.severity.cost()).collect();
     assert!(costs.is_sorted_by(|a, b| a >= b), "{costs:?}");
     assert_eq!((findings.len(), score(&findings)), (4, 0));
+}
+
+#[test]
+fn what_the_machine_lacks_is_told_and_what_is_in_order_is_not() {
+    let check = |verdict, about| Check { verdict, about, what: "w".to_owned(), remedy: "r".to_owned() };
+    let severity =
+        |verdict, about| Finding::of_check(&check(verdict, about)).map(|found| (found.severity, found.of_memory));
+    assert_eq!(severity(Verdict::Ok, "clock"), None);
+    assert_eq!(severity(Verdict::Warn, "huge-pages"), Some((Severity::Note, true)));
+    assert_eq!(severity(Verdict::Fail, "nvme"), Some((Severity::Warning, false)));
 }

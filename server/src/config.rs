@@ -11,6 +11,7 @@
 
 pub mod error;
 pub mod flash;
+pub mod places;
 pub mod print;
 pub mod redis;
 pub mod source;
@@ -20,6 +21,7 @@ pub mod value;
 
 pub use error::{ConfigError, Problem, SetError};
 pub use flash::{Device, Devices, Place};
+pub use places::{NicPlace, NicPlaces};
 pub use table::{Config, SettingInfo, When, setting, settings};
 pub use value::{
     Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, PubSubDefault, RdmaDevice,

@@ -34,6 +34,7 @@ pub(crate) mod rework;
 pub(crate) mod server;
 pub(crate) mod string;
 pub(crate) mod tier_cmd;
+mod topology_cmd;
 pub(crate) mod untouched;
 
 use crate::dispatch::{Ctx, Flow};
@@ -83,6 +84,7 @@ pub(crate) fn run(ctx: &mut Ctx<'_>, spec: &'static Spec) -> Result<Flow, WireEr
         Id::Detach => attach::detach(ctx),
 
         Id::Node => node_cmd::node(ctx),
+        Id::NodeTopology => topology_cmd::node_topology(ctx),
         Id::SegmentList => node_cmd::segment_list(ctx),
         Id::TierList => tier_cmd::tier_list(ctx),
         Id::TierAttach => tier_cmd::tier_attach(ctx),

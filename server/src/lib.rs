@@ -43,6 +43,7 @@ mod stage;
 mod stats;
 mod supervise;
 mod tls;
+mod topology;
 mod upkeep;
 mod warm;
 mod worker;

@@ -20,6 +20,7 @@ use crate::slow::Slow;
 pub(crate) use crate::stage::Stage;
 use crate::stats::NodeStats;
 use crate::tls::Tls;
+use crate::topology::Locality;
 use crate::upkeep::Upkeep;
 use crate::warm::Warm;
 use crate::worker::Workers;
@@ -27,7 +28,7 @@ use anyhow::Context as _;
 use parking_lot::RwLock;
 use protocol::base::{Clock, Instant, Locator, Millis, NodeId, SegmentId, StableMemory, Via};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -80,6 +81,7 @@ pub struct Node {
     pub(crate) sampler: Sampler,
     pub(crate) census: Census,
     pub(crate) examined: Examined,
+    pub(crate) locality: Locality,
     pub(crate) slow: Slow,
     pub(crate) pause: Pause,
     pub(crate) pubsub: PubSub,
@@ -98,6 +100,8 @@ pub struct Node {
     pub(crate) addresses: OnceLock<Addresses>,
     /// Bytes of segments whose pages are there.
     pub(crate) prefaulted: AtomicU64,
+    /// The same, of each segment.
+    pub(crate) prefaulted_of: Vec<AtomicU64>,
     stopping: AtomicBool,
     /// Whether the end waits for nothing that is lent.
     hurried: AtomicBool,
@@ -210,6 +214,7 @@ impl Node {
     /// When the machine refuses the memory.
     pub fn new(config: Config) -> anyhow::Result<Arc<Self>> {
         let users = Users::load(&config)?;
+        let locality = Locality::read(Path::new("/"), &config)?;
         let tls = Tls::default();
         tls.put(Tls::prepare(&config)?);
         let clock = BootClock;
@@ -254,6 +259,7 @@ impl Node {
             seed,
             hash_seed,
         };
+        let prefaulted_of = segments.iter().map(|_| AtomicU64::new(0)).collect();
         let memories = segments.iter().map(|segment| Arc::clone(segment) as Arc<dyn StableMemory>).collect();
         let store = Store::new(store_config, memories);
         let id = NodeId(format!(
@@ -290,6 +296,7 @@ impl Node {
             sampler: Sampler::default(),
             census: Census::default(),
             examined: Examined::default(),
+            locality,
             slow,
             pause: Pause::default(),
             pubsub: PubSub::default(),
@@ -303,6 +310,7 @@ impl Node {
             gates: Gates::new(config.worker_count()),
             addresses: OnceLock::new(),
             prefaulted: AtomicU64::new(0),
+            prefaulted_of,
             stopping: AtomicBool::new(false),
             hurried: AtomicBool::new(false),
             surroundings: OnceLock::new(),

@@ -171,10 +171,11 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<Option<JoinHandle<()>>> 
             *node.rdma.state.write() = State::Absent("RDMA is turned off (`rdma = off`)".to_owned());
             return Ok(None);
         }
-        RdmaDevice::Auto => Choice::default(),
-        RdmaDevice::Named(name) => Choice { device: Some(name.clone()), gid_index: None },
+        RdmaDevice::Auto => None,
+        RdmaDevice::Named(name) => Some(Choice { device: Some(name.clone()), gid_index: None }),
     };
-    let device = match Device::open(&choice) {
+    let opened = choice.map_or_else(|| node.locality.open_best(), |choice| Device::open(&choice));
+    let device = match opened {
         Ok(device) => device,
         Err(error) if wanted == RdmaDevice::Auto => {
             tracing::info!("{error}");

@@ -109,22 +109,29 @@ fn announce(node: &Node) {
 /// Touches every page beside requests, so that none of them pays for a fault.
 fn start_prefault(node: &Arc<Node>) -> anyhow::Result<Vec<std::thread::JoinHandle<()>>> {
     let threads = node.config.read().worker_count().clamp(1, 16);
-    (0..threads)
-        .map(|part| {
+    let touchers = node.locality.touchers(threads).into_iter().enumerate();
+    touchers
+        .map(|(number, toucher)| {
             let node = Arc::clone(node);
             std::thread::Builder::new()
-                .name(format!("prefault-{part}"))
+                .name(format!("prefault-{number}"))
                 .spawn(move || {
                     // As little of the machine as requests leave over.
                     let _ = rustix::process::nice(10);
-                    for segment in &node.segments {
+                    toucher.settle();
+                    for &at in &toucher.segments {
                         use protocol::base::StableMemory as _;
+                        let segment = &node.segments[at];
                         if node.is_stopping() {
                             return;
                         }
-                        match segment.prefault(part, threads) {
+                        match segment.prefault(toucher.part, toucher.parts) {
                             Ok(()) => {
-                                node.prefaulted.fetch_add((segment.len() / threads) as u64, Ordering::Relaxed);
+                                // Shares that add up to all of it, however it divides.
+                                let up_to = |part| segment.len() as u64 * part as u64 / toucher.parts as u64;
+                                let share = up_to(toucher.part + 1) - up_to(toucher.part);
+                                node.prefaulted_of[at].fetch_add(share, Ordering::Relaxed);
+                                node.prefaulted.fetch_add(share, Ordering::Relaxed);
                             }
                             Err(error) => {
                                 tracing::error!(%error, "prefault: the machine has less memory than `dram` asks for");

@@ -23,7 +23,7 @@ command_ids! {
     Put Commit Abort MPut MCommit Stat
     Lease Renew Release MLease MRelease Lookup Pin Unpin
     Attach Detach
-    Node Segment SegmentList Tier TierList TierAttach TierDetach TierScrub Evict Diagnose
+    Node NodeTopology Segment SegmentList Tier TierList TierAttach TierDetach TierScrub Evict Diagnose
     // Strings.
     Set Get MGet MSet StrLen GetRange
     GetSet GetDel GetEx SetNx SetEx PSetEx MSetNx Append SubStr SetRange

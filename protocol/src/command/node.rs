@@ -10,7 +10,7 @@ use bytes::BytesMut;
 
 /// Entries of this family.
 pub(super) const SPECS: &[Spec] = &[
-    Spec::new(CommandId::Node, "node", 1, Group::Node)
+    Spec::new(CommandId::Node, "node", -1, Group::Node)
         .fast()
         .while_loading()
         .doc("1.0.0", "O(1)", "Tells who this node is and by which ways it can be reached.")
@@ -18,7 +18,23 @@ pub(super) const SPECS: &[Spec] = &[
             "map: `node`, `version`, `boot-id`, `unix-socket` (empty if there is none), `bulk-port` (0 if there is \
              none), `shm-write` (`copy` or `arena`), `uptime-ms`, `lease-ms-max`, `grant-ms`",
             &[],
-        ),
+        )
+        .contains(&[Spec::new(CommandId::NodeTopology, "node|topology", 2, Group::Node)
+            .while_loading()
+            .doc(
+                "1.0.0",
+                "O(N) in the number of devices",
+                "Tells of the machine's NUMA nodes, adapters, GPUs and drives, and how far they are from each other.",
+            )
+            .answers(
+                "map: `nodes`, an array of maps: `numa-node`, `cpus` (how many), `memory`, `segments` (how many are to lie on it), \
+                 `distances` (to each node); `nics`, each with `name`, `interface`, `numa-node` (-1 if nobody says), `pci` (its \
+                 address), `gbps`, `up`, `rdma`, `score` (for the segments as they lie; higher is better), `used`; `gpus`, each \
+                 with `name`, `model`, `numa-node`, `pci`, `distances`, and `drives`, each with `name`, `transport`, `state`, \
+                 `numa-node`, `pci`, `distances`: to each adapter, `PIX`, `PXB`, `PHB`, `NODE` or `SYS` as `nvidia-smi topo` has \
+                 them",
+                &[],
+            )]),
     Spec::new(CommandId::Segment, "segment", -2, Group::Node)
         .while_loading()
         .doc("1.0.0", "Depends on the subcommand.", "About the segments of DRAM.")
@@ -28,7 +44,7 @@ pub(super) const SPECS: &[Spec] = &[
             .doc("1.0.0", "O(N) in the number of segments", "Lists the segments of DRAM.")
             .answers(
                 "array of maps: `segment` (its number), `length`, `used`, `largest-free`, `free-runs`, `pages` (`huge` \
-                 or `ordinary`), `prefaulted`; lengths in bytes",
+                 or `ordinary`), `prefaulted`, `numa-node` (that it is to lie on, -1 if the machine has none); lengths in bytes",
                 &[],
             )]),
     Spec::new(CommandId::Tier, "tier", -2, Group::Node)

@@ -5,6 +5,7 @@
 
 use super::flash::Devices;
 use super::users::UserLines;
+use super::places::NicPlaces;
 use super::value::{
     Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, PubSubDefault, RdmaDevice,
     Seconds, Secret, ShmWrite, SlowerThan, TlsClients, Value,
@@ -246,6 +247,8 @@ settings! {
         Runtime watermark_high_percent: Percent = "95", "50" to "100";
         /// Fill level at which eviction in the background stops.
         Runtime watermark_low_percent: Percent = "92", "50" to "100";
+        /// Where adapters are, if the machine does not say so or says it wrong: NUMA node and Gbit/s by name. `NODE TOPOLOGY` has what is known.
+        Start topology: NicPlaces = "";
         /// Independent parts of the index, a power of two. 0 chooses by the workers.
         Start shards: usize = "0", "1" to "256", or "0" is "by the number of workers";
     }
@@ -320,7 +323,7 @@ settings! {
         Runtime shm_spin_us: Micros = "20", "0" to "1000";
     }
     "RDMA" {
-        /// The RDMA device: `auto` for the first that works, `off`, or its name. Clients attach on any listener.
+        /// The RDMA device: `auto` for the one nearest to the segments that works, `off`, or its name. Clients attach on any listener.
         Start rdma: RdmaDevice = "auto";
         /// Time to look for the next completion before sleeping. A wake-up costs tens of microseconds, spinning a core.
         Start rdma_spin_us: Micros = "0", "0" to "1000000";

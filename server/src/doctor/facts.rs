@@ -104,8 +104,12 @@ impl Facts {
         let huge = root.join("sys/kernel/mm/hugepages/hugepages-2048kB");
         let huge = |name: &str| text(&huge.join(name)).trim().parse::<u64>().unwrap_or(0);
         let mounts = Mounts::read(root);
+        let mut topology = Topology::read(root);
+        for (name, place) in config.topology.iter() {
+            topology.override_nic(name, place.numa, place.gbps);
+        }
         Self {
-            topology: Topology::read(root),
+            topology,
             memory: Memory {
                 available: line(&meminfo, "MemAvailable").filter(|_| depth == Depth::Offline).map(|kib| kib * 1024),
                 huge_free: huge("free_hugepages"),

@@ -61,12 +61,19 @@ pub(super) fn all(facts: &Facts, config: &Config) -> Vec<Check> {
     checks
 }
 
-fn nodes(facts: &Facts, _: &Config, out: &mut Vec<Check>) {
+fn nodes(facts: &Facts, config: &Config, out: &mut Vec<Check>) {
     let topology = &facts.topology;
     let counts = [("NUMA node", topology.nodes.len()), ("NIC", topology.nics.len()), ("GPU", topology.gpus.len())];
     let words: Vec<String> =
         counts.iter().map(|(word, count)| format!("{count} {word}{}", if *count == 1 { "" } else { "s" })).collect();
     let rdma: Vec<&Nic> = topology.nics.iter().filter(|nic| nic.rdma.is_some() && nic.is_up).collect();
+    for (name, _) in config.topology.iter().filter(|(name, _)| topology.nic(name).is_none()) {
+        out.push(fail(
+            "topology",
+            format!("`topology` names the adapter {name}, which is not there: the server does not start."),
+            "Name one that NODE TOPOLOGY shows, or leave it out.",
+        ));
+    }
     let homeless = rdma.iter().filter(|nic| nic.slot.numa.is_none()).count();
     if topology.nodes.len() > 1 && homeless > 0 {
         out.push(warn(

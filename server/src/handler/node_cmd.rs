@@ -42,15 +42,12 @@ pub(crate) fn node(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 pub(crate) fn segment_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let node = ctx.node;
     let free = node.store.fragmentation_by_segment();
-    // Prefaulting goes through the segments in order, so what is done covers the first of them.
-    let mut prefaulted = node.prefaulted.load(Ordering::Relaxed);
     let mut reply = ctx.output.writer();
     reply.array(node.segments.len());
     for (id, (segment, free)) in node.segments.iter().zip(free).enumerate() {
         let length = segment.len() as u64;
-        let here = prefaulted.min(length);
-        prefaulted -= here;
-        reply.map(7);
+        let here = node.prefaulted_of[id].load(Ordering::Relaxed);
+        reply.map(8);
         reply.field("segment").count(id as u64);
         reply.field("length").count(length);
         reply.field("used").count(length.saturating_sub(free.free));
@@ -58,6 +55,7 @@ pub(crate) fn segment_list(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         reply.field("free-runs").count(free.runs);
         reply.field("pages").bulk(if segment.pages() == Pages::Huge { b"huge" } else { b"ordinary" });
         reply.field("prefaulted").count(here);
+        reply.field("numa-node").integer(node.locality.node_of(id).map_or(-1, i64::from));
     }
     Ok(Flow::Go)
 }

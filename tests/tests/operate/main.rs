@@ -5,3 +5,4 @@ mod metrics;
 mod monitoring;
 mod supervise;
 mod tls;
+mod topology;

@@ -10,7 +10,7 @@ const PLANNED: &[(&str, &str)] = &[
     ),
     (
         "Sessions and the node",
-        "ATTACH DETACH SEGMENT|LIST TIER|LIST TIER|ATTACH TIER|DETACH TIER|SCRUB NODE EVICT DIAGNOSE",
+        "ATTACH DETACH SEGMENT|LIST TIER|LIST TIER|ATTACH TIER|DETACH TIER|SCRUB NODE NODE|TOPOLOGY EVICT DIAGNOSE",
     ),
     (
         "Connection",

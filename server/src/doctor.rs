@@ -18,7 +18,10 @@ use crate::config::Config;
 use crate::node::Node;
 use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use storage::Pages;
 
 /// How it stands with one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,20 +68,46 @@ pub fn doctor(config: &Config, json: bool) -> bool {
 }
 
 /// What was found on this node's machine last. Metrics read it often, so that it is looked for by others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Examined(Arc<Last>);
+
 #[derive(Debug, Default)]
-pub(crate) struct Examined(Mutex<Arc<[Check]>>);
+struct Last {
+    checks: Mutex<Arc<[Check]>>,
+    /// Whether somebody looks now. A disk that hangs may keep him.
+    busy: AtomicBool,
+}
 
 impl Node {
-    /// Looks at the machine. It opens devices, so a worker does not wait for it.
-    pub(crate) fn examine_machine(&self, depth: Depth) {
+    /// Looks at the machine on a thread of its own, and waits for that so long: what is found later is told the next time.
+    pub(crate) fn examine_machine(&self, depth: Depth, limit: Duration) {
+        let Examined(last) = self.examined.clone();
+        if last.busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let config = self.config.read().clone();
-        let checks = examine(&Facts::gather(Path::new("/"), &config, depth), &config);
-        *self.examined.0.lock() = checks.into();
+        let ordinary = self.segments.iter().filter(|segment| segment.pages() == Pages::Ordinary).count();
+        let segments = (ordinary, self.segments.len());
+        let (tell, told) = mpsc::channel();
+        let looking = Arc::clone(&last);
+        let spawned = std::thread::Builder::new().name("doctor".into()).spawn(move || {
+            let facts = Facts { segments: Some(segments), ..Facts::gather(Path::new("/"), &config, depth) };
+            *looking.checks.lock() = examine(&facts, &config).into();
+            looking.busy.store(false, Ordering::Release);
+            // Who asked may have gone.
+            let _ = tell.send(());
+        });
+        if let Err(error) = spawned {
+            last.busy.store(false, Ordering::Release);
+            tracing::warn!(%error, "nobody looks at the machine: no thread");
+            return;
+        }
+        let _ = told.recv_timeout(limit);
     }
 
     /// What was found last.
     pub(crate) fn checks(&self) -> Arc<[Check]> {
-        Arc::clone(&self.examined.0.lock())
+        Arc::clone(&self.examined.0.checks.lock())
     }
 }
 

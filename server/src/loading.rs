@@ -13,6 +13,7 @@ use protocol::resp::{ErrorWord, WireError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Begins to recover. The node serves when that is done, or stops if it cannot be: then the thread returns why.
 pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
@@ -32,7 +33,7 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<JoinHandle<anyhow::Resul
                 flash.fabrics.start(Arc::downgrade(&node)).context("watch devices on other machines")?;
             }
             node.hot.loading.store(false, Ordering::Release);
-            node.examine_machine(Depth::Running);
+            node.examine_machine(Depth::Running, Duration::ZERO);
             let up = node.now().since(node.started).as_secs_f64();
             tracing::info!("ready: {} objects, {up:.3} s after the start", node.store.len());
             Ok(())

@@ -68,6 +68,8 @@ pub(super) struct Storage {
 pub(crate) struct Facts {
     pub(super) topology: Topology,
     pub(super) memory: Memory,
+    /// Of a running node: segments with ordinary pages, and all.
+    pub(super) segments: Option<(usize, usize)>,
     pub(super) descriptors_max: Option<u64>,
     pub(super) locked_max: Option<u64>,
     pub(super) may_lock: bool,
@@ -115,6 +117,7 @@ impl Facts {
                 huge_free: huge("free_hugepages"),
                 huge_total: huge("nr_hugepages"),
             },
+            segments: None,
             descriptors_max: getrlimit(Resource::Nofile).current,
             locked_max: getrlimit(Resource::Memlock).current,
             may_lock: has(CAP_IPC_LOCK),

@@ -90,6 +90,7 @@ fn healthy() -> Facts {
             drives: vec![drive("live", "pcie")],
         },
         memory: facts::Memory { available: Some(20 << 30), huge_free: 4096, huge_total: 4096 },
+        segments: None,
         descriptors_max: Some(1 << 20),
         locked_max: Some(1 << 40),
         may_lock: false,
@@ -152,6 +153,7 @@ fn each_fault_of_the_machine_is_found_by_name() {
     check("huge-pages", fail, &[("huge-pages", "always"), ("dram", "1GiB"), ("nvme", "none")], &|f| {
         f.memory.huge_total = 511
     });
+    check("huge-pages", warn, &[], &|f| f.segments = Some((1, 6)));
     check("descriptors", warn, &[], &|f| f.descriptors_max = Some(1024));
     check("clock", warn, &[], &|f| f.clock_source = Some("hpet".to_owned()));
     check("clock", fail, &[], &|f| f.unix_s = 1000);

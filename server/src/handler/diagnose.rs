@@ -26,6 +26,8 @@ use storage::{Accounting, Counters, Pages};
 
 /// Objects that go sooner than this after their last use did not have time to be read again.
 const RESIDENCE_MIN: Duration = Duration::from_secs(60);
+/// Time that a look at the machine gets: a disk that hangs must not keep what else there is to say.
+const EXAMINE_MAX: Duration = Duration::from_secs(5);
 /// Share of a limit at which it is near, in percent.
 const NEAR_PERCENT: f64 = 90.0;
 
@@ -639,7 +641,7 @@ pub(crate) fn score(findings: &[Finding]) -> u64 {
 /// `DIAGNOSE`
 pub(crate) fn diagnose(_: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Ok(Flow::Wait(Job::Aside(Aside::new(CommandId::Diagnose, |node| {
-        node.examine_machine(Depth::RunningAndTried);
+        node.examine_machine(Depth::RunningAndTried, EXAMINE_MAX);
         let findings = Finding::all(node);
         move |reply: &mut Writer<'_>| {
             reply.map(2);

@@ -8,26 +8,19 @@ use tests::{Raw, Server};
 #[test]
 fn the_topology_of_this_machine_is_told_and_its_segments_lie_in_it() {
     let server = Server::start(&["--dram", "192MiB", "--segment-len", "64MiB", "--workers", "3"]);
-    for protocol in ["2", "3"] {
-        let mut raw = Raw::to(&server);
-        raw.ask(&["HELLO", protocol]);
-        let told = raw.ask(&["NODE", "TOPOLOGY"]);
-        let nodes = told.field("nodes").items();
-        let segments: u64 = nodes.iter().map(|node| node.field("segments").number()).sum();
-        assert_eq!(segments, 3, "each segment is on one node: {told:?}");
-        assert!(nodes.iter().map(|node| node.field("memory").number()).sum::<u64>() > 0);
-        assert!(told.has("nics") && told.has("gpus") && told.has("drives"), "{told:?}");
-        let listed = raw.ask(&["SEGMENT", "LIST"]);
-        let known: Vec<u64> = nodes.iter().map(|node| node.field("numa-node").number()).collect();
-        assert!(
-            listed.items().iter().all(|segment| known.contains(&segment.field("numa-node").number())),
-            "{listed:?}"
-        );
-        assert!(raw.ask(&["NODE"]).has("boot-id"), "the bare name tells of the node, as ever");
-        assert!(raw.ask(&["NODE", "NOSUCH"]).is_error("ERR"));
-    }
-    // Three threads share each segment, whose length three does not divide.
     let mut raw = Raw::to(&server);
+    let told = raw.ask(&["NODE", "TOPOLOGY"]);
+    let nodes = told.field("nodes").items();
+    let segments: u64 = nodes.iter().map(|node| node.field("segments").number()).sum();
+    assert_eq!(segments, 3, "each segment is on one node: {told:?}");
+    assert!(nodes.iter().map(|node| node.field("memory").number()).sum::<u64>() > 0);
+    assert!(told.has("nics") && told.has("gpus") && told.has("drives"), "{told:?}");
+    let listed = raw.ask(&["SEGMENT", "LIST"]);
+    let known: Vec<u64> = nodes.iter().map(|node| node.field("numa-node").number()).collect();
+    assert!(listed.items().iter().all(|segment| known.contains(&segment.field("numa-node").number())), "{listed:?}");
+    assert!(raw.ask(&["NODE"]).has("boot-id"), "the bare name tells of the node, as ever");
+    assert!(raw.ask(&["NODE", "NOSUCH"]).is_error("ERR"));
+    // Three threads share each segment, whose length three does not divide.
     tests::server::until("all pages are there", tests::server::patience(std::time::Duration::from_secs(30)), || {
         raw.ask(&["SEGMENT", "LIST"]).items().iter().all(|segment| segment.field("prefaulted").number() == 64 << 20)
     });

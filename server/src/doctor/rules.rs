@@ -344,10 +344,9 @@ fn rdma_devices(facts: &Facts, config: &Config, out: &mut Vec<Check>) {
         }
         RdmaDevice::Auto | RdmaDevice::Named(_) => {}
     }
-    let mut asked =
-        facts.topology.nics.iter().filter(|nic| nic.rdma.is_some() && is_asked(config, &nic.name)).peekable();
+    let asked = facts.topology.nics.iter().filter(|nic| nic.rdma.is_some() && is_asked(config, &nic.name));
     let some_works = asked.clone().any(|nic| nic.is_up && has_address(nic));
-    while let Some(nic) = asked.next() {
+    for nic in asked {
         let Some(port) = &nic.rdma else { continue };
         let Nic { name, gbps, .. } = nic;
         let problem = if !port.is_active {

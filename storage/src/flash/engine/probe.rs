@@ -20,7 +20,8 @@ pub struct UringReport {
 /// # Errors
 /// If io_uring is refused altogether: by the kernel's age, by `kernel.io_uring_disabled`, or by a container's filter.
 pub fn probe_uring() -> io::Result<UringReport> {
-    let deferring: io::Result<IoUring> = IoUring::builder().setup_r_disabled().setup_single_issuer().setup_defer_taskrun().build(ENTRIES);
+    let deferring: io::Result<IoUring> =
+        IoUring::builder().setup_r_disabled().setup_single_issuer().setup_defer_taskrun().build(ENTRIES);
     let defers = deferring.is_ok();
     let ring = match deferring {
         Ok(ring) => ring,

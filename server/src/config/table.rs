@@ -4,8 +4,8 @@
 //! `conf/mooncake.toml` and the operators' guide up to it.
 
 use super::flash::Devices;
-use super::users::UserLines;
 use super::places::NicPlaces;
+use super::users::UserLines;
 use super::value::{
     Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, PubSubDefault, RdmaDevice,
     Seconds, Secret, ShmWrite, SlowerThan, TlsClients, Value,

@@ -5,7 +5,8 @@
 //! hour 20 of the arenas' 34 MB were free and kept, and more with the hours.
 //!
 //! Invariants:
-//! - The thresholds never change: long blocks are mapped for themselves, and an arena keeps at most [`KEPT_LEN_MAX`] at its end.
+//! - The thresholds never change: long blocks are mapped for themselves, and an arena keeps at most `KEPT_LEN_MAX` bytes
+//!   at its free end.
 
 #![expect(unsafe_code, reason = "the allocator's settings have no safe face")]
 

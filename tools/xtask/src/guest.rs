@@ -9,6 +9,7 @@
 
 mod kernel;
 mod machine;
+mod strict;
 mod suite;
 
 use crate::root;
@@ -31,6 +32,9 @@ pub(crate) struct Options {
     /// Also the long form of each test: minutes to hours
     #[arg(long)]
     long: bool,
+    /// Build Soft-RoCE with the check that its memory windows lack, so that a server lends them: needs make and gcc
+    #[arg(long)]
+    strict_windows: bool,
     /// Memory of the guest, in MiB
     #[arg(long, default_value_t = 2_048)]
     memory_mib: u32,
@@ -112,7 +116,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         Work::Command(_) => COMMAND_S_MAX,
         Work::Tests(tests) => tests.iter().map(|test| test.seconds_max).sum(),
     });
-    let kernel = kernel::prepare(&[MODULES, MODULES_AT_HAND].concat())?;
+    let kernel = kernel::prepare(&[MODULES, MODULES_AT_HAND].concat(), options.strict_windows)?;
     let plan = Plan {
         modules_dir: kernel.modules.clone(),
         release: kernel.release.clone(),
@@ -171,6 +175,9 @@ fn environment(options: &Options, speed: Speed) -> Result<Vec<(String, String)>>
         ("MOONCAKE_REQUIRE_PEERS".to_owned(), "1".to_owned()),
         ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
     ];
+    if options.strict_windows {
+        env.push(("GUEST_STRICT_WINDOWS".to_owned(), "1".to_owned()));
+    }
     if options.long {
         env.push(("GUEST_LONG".to_owned(), "1".to_owned()));
     }

@@ -4,7 +4,7 @@
 //! - What is in the cache under its final name is whole: it is made beside it and renamed.
 //! - A change of what is made from the package has another name.
 
-use super::cache_dir;
+use super::{cache_dir, strict};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -35,17 +35,20 @@ pub(super) struct Kernel {
 }
 
 /// The kernel with these modules, from the cache or into it.
-pub(super) fn prepare(modules: &[&str]) -> Result<Kernel> {
+pub(super) fn prepare(modules: &[&str], strict: bool) -> Result<Kernel> {
     let cache = cache_dir()?;
     fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
     let lock = File::create(cache.join("lock")).context("make the cache's lock")?;
     lock.lock().context("lock the cache")?;
     let mut hasher = DefaultHasher::new();
     (modules, EARLY, INIT, std::env::var_os(ENV_DEB)).hash(&mut hasher);
+    if strict {
+        strict::CHECK.hash(&mut hasher);
+    }
     let dir = cache.join(format!("kernel-{:016x}", hasher.finish()));
     if !dir.is_dir() {
         let fresh = tempfile::TempDir::with_prefix_in("new-", &cache).context("make a directory in the cache")?;
-        make(&package(&cache)?, modules, fresh.path())?;
+        make(&package(&cache)?, modules, strict, fresh.path())?;
         fs::rename(fresh.keep(), &dir).context("put what was made in its place")?;
     }
     let release = fs::read_to_string(dir.join("release")).context("read the kernel's release")?;
@@ -92,7 +95,7 @@ fn newest() -> Result<Option<String>> {
     Ok(names.map(str::to_owned).find(|name| name.starts_with("linux-image-")))
 }
 
-fn make(package: &Path, modules: &[&str], dir: &Path) -> Result<()> {
+fn make(package: &Path, modules: &[&str], strict: bool, dir: &Path) -> Result<()> {
     println!("guest: unpacking {} (once)", package.display());
     let whole = dir.join("whole");
     run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&whole))?;
@@ -109,6 +112,12 @@ fn make(package: &Path, modules: &[&str], dir: &Path) -> Result<()> {
     let needs = Needs::read(&lib.join(&release).join("modules.dep"))?;
     for file in needs.closure(modules.iter().chain(EARLY).copied())? {
         copy_module(&lib.join(&release).join(&file), &kept.join(&file))?;
+    }
+    if strict {
+        let scratch = tempfile::TempDir::with_prefix_in("build-", dir).context("make a directory to build in")?;
+        let built = strict::build(package, &release, scratch.path())?;
+        let place = needs.by_name.get("rdma_rxe").context("the kernel has Soft-RoCE")?.0.trim_end_matches(".xz");
+        fs::copy(built, kept.join(place)).context("put the module in its place")?;
     }
     for list in ["modules.order", "modules.builtin", "modules.builtin.modinfo"] {
         // Not in each package.
@@ -243,7 +252,7 @@ fn only_entry(dir: &Path) -> Result<String> {
     Ok(first.file_name().to_string_lossy().into_owned())
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(super) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("start {:?}", command.get_program()))?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())

@@ -13,9 +13,10 @@ use crate::put::{Committed, Granted, PutOptions, shm_put};
 use crate::scan::{Unexpected, Walk};
 use crate::session::{Bulk, Session};
 use crate::verified::{Proof, Verified};
-use crate::{Client, ClientError, clock};
+use crate::{Client, ClientError, clock, rdma};
 use protocol::base::{ByteLen, Crc, GrantId, Millis};
 use protocol::command as wire;
+use protocol::command::MCommitItem;
 use std::collections::VecDeque;
 use transport::shm::{BufferRegion, ClientBuffer};
 use transport::tcp::{ReadPiece, WritePiece};
@@ -33,7 +34,7 @@ const IN_BAND_LEN_MAX: usize = 32 << 10;
 const IN_BAND_PUTS_MAX: usize = 128;
 
 /// What became of each item.
-type Outcomes<T> = Vec<Result<T, ClientError>>;
+pub(crate) type Outcomes<T> = Vec<Result<T, ClientError>>;
 
 impl Client {
     /// Writes and publishes objects.
@@ -56,6 +57,7 @@ impl Client {
                 }
                 Ok(outcomes)
             }
+            (Bulk::Rdma(_), _) => rdma::put_batch(session, items, options, deadline),
             (Bulk::Shm { .. } | Bulk::None, _) => put_in_band(session, items, options, deadline),
         })
     }
@@ -75,11 +77,16 @@ impl Client {
         assert_eq!(keys.len(), buffers.len(), "each key has its buffer");
         let span = fetch_span(&self.options);
         let proofs = self.call(Repeat::Harmless, |session, deadline| {
+            if let Bulk::Rdma(_) = session.bulk {
+                return rdma::fetch_batch(session, keys, &mut buffers, span, deadline);
+            }
             let mut proofs = Vec::with_capacity(keys.len());
             for (keys, buffers) in keys.chunks(ITEMS_MAX).zip(buffers.chunks_mut(ITEMS_MAX)) {
                 proofs.append(&mut match session.bulk {
                     Bulk::None => fetch_in_band(session, keys, buffers, deadline)?,
-                    Bulk::Shm { .. } | Bulk::Tcp(_) => fetch_leased(session, keys, buffers, span, deadline)?,
+                    Bulk::Shm { .. } | Bulk::Rdma(_) | Bulk::Tcp(_) => {
+                        fetch_leased(session, keys, buffers, span, deadline)?
+                    }
                 });
             }
             Ok(proofs)
@@ -92,7 +99,7 @@ impl Client {
 }
 
 /// An item's own failure stays with it; one that broke the connection ends the call.
-fn own<T>(outcome: Result<T, ClientError>) -> Result<Result<T, ClientError>, ClientError> {
+pub(crate) fn own<T>(outcome: Result<T, ClientError>) -> Result<Result<T, ClientError>, ClientError> {
     match outcome {
         Err(error) if error.breaks_connection() => Err(error),
         outcome => Ok(outcome),
@@ -100,7 +107,7 @@ fn own<T>(outcome: Result<T, ClientError>) -> Result<Result<T, ClientError>, Cli
 }
 
 /// What item `at` continues.
-fn parent<'a>(items: &[(&'a [u8], &[u8])], at: usize, options: &PutOptions<'a>) -> Option<&'a [u8]> {
+pub(crate) fn parent<'a>(items: &[(&'a [u8], &[u8])], at: usize, options: &PutOptions<'a>) -> Option<&'a [u8]> {
     at.checked_sub(1).map_or(options.parent, |before| Some(items[before].0))
 }
 
@@ -185,7 +192,7 @@ fn put_tcp(
     let mut refused = Vec::new();
     for (&at, written) in at.iter().zip(&written) {
         match written {
-            Ok(_) => commits.items.push((grant(at), crcs[at])),
+            Ok(_) => commits.items.push(MCommitItem { grant: grant(at), crc: crcs[at], pull: None }),
             Err(status) => {
                 session.control.request_unheard(|out| wire::Abort { grant: grant(at) }.encode(out));
                 refused.push((at, ClientError::wire(format!("{status} on the bulk connection").as_bytes())));
@@ -212,7 +219,7 @@ fn put_tcp(
 }
 
 /// The items of a batch's reply.
-fn items_of<T>(
+pub(crate) fn items_of<T>(
     session: &mut Session,
     count: usize,
     deadline: Deadline,
@@ -259,7 +266,7 @@ fn fetch_leased(
         return read_tcp(session, leased, buffers, deadline);
     }
     let read = |(leased, buffer): (Result<Option<Leased>, ClientError>, &mut &mut [u8])| match leased {
-        Ok(Some(leased)) => own(read_leased(session, &leased, buffer, deadline).map(Some)),
+        Ok(Some(leased)) => own(read_leased(session, (&leased, None), buffer, deadline).map(Some)),
         Ok(None) => Ok(Ok(None)),
         Err(error) => Ok(Err(error)),
     };

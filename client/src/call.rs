@@ -1,10 +1,11 @@
 //! The client's handle: reconnects when it has to, and gives every call its deadline.
 
-use crate::ClientError;
-use crate::connect::connect;
+use crate::connect::{Own, connect};
 use crate::link::Deadline;
 use crate::options::Options;
+use crate::rdma::Adapter;
 use crate::session::{Session, Transport};
+use crate::{ClientError, rdma};
 use protocol::resp::ErrorWord;
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub struct Client {
     sessions: u64,
     /// Own memory that every shared-memory session lends.
     pub(crate) buffer: Option<Arc<ClientBuffer>>,
+    /// The RDMA device and what is registered on it, for all sessions.
+    pub(crate) adapter: Option<Arc<Adapter>>,
 }
 
 /// Whether a call may be made again on a new connection when the old one turns out to be broken.
@@ -41,7 +44,7 @@ impl Client {
     /// [`ClientError::Connect`] if nobody answers there, [`ClientError::NoTransport`] if the wanted transport cannot be
     /// had, [`ClientError::Wire`] if the server does not let us in.
     pub fn connect(options: Options) -> Result<Self, ClientError> {
-        let mut client = Self { options, session: None, sessions: 0, buffer: None };
+        let mut client = Self { options, session: None, sessions: 0, buffer: None, adapter: None };
         let deadline = Deadline::after(client.options.deadline);
         client.session(deadline)?;
         Ok(client)
@@ -70,7 +73,8 @@ impl Client {
     pub(crate) fn session(&mut self, deadline: Deadline) -> Result<&mut Session, ClientError> {
         if self.session.is_none() {
             self.sessions += 1;
-            self.session = Some(connect(&self.options, self.sessions, &mut self.buffer, deadline)?);
+            let own = Own { buffer: &mut self.buffer, adapter: &mut self.adapter };
+            self.session = Some(connect(&self.options, self.sessions, own, deadline)?);
         }
         Ok(self.session.as_mut().expect("just made"))
     }
@@ -94,7 +98,8 @@ impl Client {
         let mut pause = PAUSE_MIN;
         loop {
             let session = self.session(deadline)?;
-            match act(session, deadline) {
+            let outcome = act(session, deadline);
+            match rdma::answered(session, outcome) {
                 Err(error) if error.breaks_connection() => {
                     self.session = None;
                     let broke = matches!(error, ClientError::Disconnected { .. });

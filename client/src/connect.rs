@@ -3,6 +3,7 @@
 use crate::ClientError;
 use crate::link::{Deadline, Link, Wire};
 use crate::options::{Address, Choice, Options};
+use crate::rdma::{self, Adapter};
 use crate::scan::{Unexpected, Walk};
 use crate::session::{Bulk, Session, next_on};
 use protocol::base::StableMemory as _;
@@ -28,11 +29,19 @@ struct Node {
     bulk_port: u16,
 }
 
+/// What outlives a client's connections, made when the first needs it.
+pub(crate) struct Own<'a> {
+    /// Memory that shared-memory sessions lend.
+    pub(crate) buffer: &'a mut Option<Arc<ClientBuffer>>,
+    /// The RDMA device, with registered memory.
+    pub(crate) adapter: &'a mut Option<Arc<Adapter>>,
+}
+
 /// Connects, authenticates, and attaches the transport that `options` ask for.
 pub(crate) fn connect(
     options: &Options,
     number: u64,
-    buffer: &mut Option<Arc<ClientBuffer>>,
+    own: Own<'_>,
     deadline: Deadline,
 ) -> Result<Session, ClientError> {
     let mut link = open(options, &options.address, deadline)?;
@@ -48,11 +57,23 @@ pub(crate) fn connect(
         return Ok(bare(link));
     }
     let node = ask_node(&mut link, deadline)?;
-    if options.via != Choice::Tcp {
-        match attach_shm(options, &mut link, &node, buffer, deadline) {
+    if matches!(options.via, Choice::Auto | Choice::Shm) {
+        match attach_shm(options, &mut link, &node, own.buffer, deadline) {
             Ok(shm) => return Ok(Session { number, ..shm }),
             Err(error) if options.via == Choice::Shm || ends(&error) => return Err(error),
             Err(_) => {}
+        }
+    }
+    if matches!(options.via, Choice::Auto | Choice::Rdma) {
+        match rdma::attach(options, &mut link, own.adapter, deadline) {
+            Ok(rdma) => return Ok(Session { bulk: Bulk::Rdma(Box::new(rdma)), ..bare(link) }),
+            Err(error) if options.via == Choice::Rdma || error.breaks_connection() => return Err(error),
+            // The server may have made its end of it.
+            Err(_) => link.request_unheard(|out| {
+                Encoder::encode(out, |out| {
+                    out.word("DETACH");
+                });
+            }),
         }
     }
     match attach_tcp(options, &mut link, &node, deadline) {

@@ -6,7 +6,7 @@ use crate::lease::{Leased, fetch_span, read_leased, via};
 use crate::link::Deadline;
 use crate::session::{Bulk, Session};
 use crate::verified::{Proof, Verified};
-use crate::{Client, ClientError, clock};
+use crate::{Client, ClientError, clock, rdma};
 use protocol::base::Millis;
 use protocol::command as wire;
 
@@ -27,6 +27,9 @@ impl Client {
         let proof = self.call(Repeat::Harmless, |session, deadline| {
             if matches!(session.bulk, Bulk::None) {
                 return inband::fetch(session.in_band(), key, buffer, deadline);
+            }
+            if let Bulk::Rdma(_) = session.bulk {
+                return rdma::fetch(session, key, buffer, deadline);
             }
             let mut attempts = 0;
             loop {
@@ -53,7 +56,7 @@ fn fetch_once(
     session.control.request(|out| request.encode(out));
     session.flush(deadline)?;
     let Some(leased) = session.next_or_null(deadline, |walk| Leased::read(walk, asked))? else { return Ok(None) };
-    let proof = read_leased(session, &leased, buffer, deadline);
+    let proof = read_leased(session, (&leased, None), buffer, deadline);
     session.releases.push(leased.id);
     proof.map(Some)
 }

@@ -6,12 +6,13 @@ use crate::options::Options;
 use crate::scan::{Unexpected, Walk};
 use crate::session::{Bulk, Session};
 use crate::verified::{Promise, Proof, Verified};
-use crate::{Client, ClientError, clock};
+use crate::{Client, ClientError, clock, rdma};
 use protocol::base::{Crc, Generation, Instant, LeaseId, LeaseRecord, Lent, Millis, RawSpan, Via, copy_from};
 use protocol::command as wire;
 use protocol::command::ViaChoice;
 use std::sync::Arc;
 use std::time::Duration;
+use transport::rdma::Remote;
 use transport::shm::Mapping;
 
 /// What one lease says, as it came.
@@ -28,6 +29,8 @@ pub(crate) struct Place {
     /// For shared memory: which of the session's segments.
     fd: Option<usize>,
     offset: usize,
+    /// For RDMA: address and key of a window.
+    remote: Option<(u64, u32)>,
 }
 
 fn too_far(_: std::num::TryFromIntError) -> Unexpected {
@@ -42,7 +45,7 @@ impl Leased {
             let offset = usize::try_from(record.offset).map_err(too_far)?;
             let LeaseRecord { lease, generation, length, span, crc, fd, .. } = record;
             let promise = Promise { generation, length, crc, until: Promise::end(asked, span) };
-            return Ok(Self { id: lease, promise, place: Place { fd: Some(fd as usize), offset } });
+            return Ok(Self { id: lease, promise, place: Place { fd: Some(fd as usize), offset, remote: None } });
         }
         let (mut id, mut generation, mut length, mut crc, mut span) = (None, None, None, None, None);
         let mut place = Place::default();
@@ -64,7 +67,19 @@ impl Leased {
     }
 }
 
+impl Leased {
+    /// By what the bytes are reached over RDMA, if a window was lent.
+    pub(crate) fn remote(&self) -> Option<Remote> {
+        self.place.remote()
+    }
+}
+
 impl Place {
+    /// As [`Leased::remote`].
+    pub(crate) fn remote(self) -> Option<Remote> {
+        self.remote.map(|(addr, rkey)| Remote { addr, rkey })
+    }
+
     /// The first of an array of locators.
     pub(crate) fn first(walk: &mut Walk<'_>) -> Result<Self, Unexpected> {
         let mut place = Self::default();
@@ -84,13 +99,17 @@ impl Place {
 
     fn read(walk: &mut Walk<'_>) -> Result<Self, Unexpected> {
         let mut place = Self::default();
+        let (mut addr, mut rkey) = (None, None);
         for _ in 0..walk.map()? {
             match walk.bytes()? {
+                b"addr" => addr = Some(walk.unsigned()?),
+                b"rkey" => rkey = Some(u32::try_from(walk.unsigned()?).map_err(|_| Unexpected("a key of 32 bits"))?),
                 b"fd" => place.fd = Some(usize::try_from(walk.unsigned()?).map_err(too_far)?),
                 b"offset" => place.offset = usize::try_from(walk.unsigned()?).map_err(too_far)?,
                 _ => walk.skip()?,
             }
         }
+        place.remote = addr.zip(rkey);
         Ok(place)
     }
 }
@@ -102,6 +121,8 @@ impl Place {
 pub struct Lease {
     leased: Leased,
     session: u64,
+    /// By what it can be asked for again, where no window was lent.
+    key: Option<Box<[u8]>>,
 }
 
 impl Lease {
@@ -150,7 +171,7 @@ impl Client {
             session.control.request(|out| request.encode(out));
             session.flush(deadline)?;
             let leased = session.next_or_null(deadline, |walk| Leased::read(walk, asked))?;
-            Ok(leased.map(|leased| Lease { leased, session: session.number }))
+            Ok(leased.map(|leased| Lease { leased, session: session.number, key: key_of(session, key) }))
         })
     }
 
@@ -162,7 +183,7 @@ impl Client {
     pub fn read<'a>(&mut self, lease: &Lease, buffer: &'a mut [u8]) -> Result<Verified<'a>, ClientError> {
         let proof = self.call(Repeat::Never, |session, deadline| {
             check_session(lease.session, session)?;
-            read_leased(session, &lease.leased, buffer, deadline)
+            read_leased(session, (&lease.leased, lease.key.as_deref()), buffer, deadline)
         })?;
         Ok(proof.of(buffer))
     }
@@ -207,7 +228,7 @@ impl Client {
         self.call(Repeat::Harmless, |session, deadline| {
             let asked = clock::now();
             let number = session.number;
-            session.exchange(
+            let mut found = session.exchange(
                 |out| request.encode(out),
                 deadline,
                 |walk| {
@@ -220,7 +241,8 @@ impl Client {
                             b"bytes" => found.bytes = walk.unsigned()?,
                             b"leases" => {
                                 for _ in 0..walk.array()? {
-                                    found.leases.push(Lease { leased: Leased::read(walk, asked)?, session: number });
+                                    let leased = Leased::read(walk, asked)?;
+                                    found.leases.push(Lease { leased, session: number, key: None });
                                 }
                             }
                             _ => walk.skip()?,
@@ -228,7 +250,11 @@ impl Client {
                     }
                     Ok(found)
                 },
-            )
+            )?;
+            for (lease, key) in found.leases.iter_mut().zip(keys) {
+                lease.key = key_of(session, key);
+            }
+            Ok(found)
         })
     }
 }
@@ -238,8 +264,14 @@ pub(crate) fn via(session: &Session) -> ViaChoice {
     match session.bulk {
         Bulk::None => ViaChoice::Auto,
         Bulk::Shm { .. } => ViaChoice::Only(Via::Shm),
+        Bulk::Rdma(_) => rdma::via_of_lease(session),
         Bulk::Tcp(_) => ViaChoice::Only(Via::Tcp),
     }
+}
+
+/// What has to be remembered of a key to read under its lease.
+fn key_of(session: &Session, key: &[u8]) -> Option<Box<[u8]>> {
+    matches!(session.bulk, Bulk::Rdma(_)).then(|| key.into())
 }
 
 /// What a session lent is of no use in the next.
@@ -250,10 +282,13 @@ pub(crate) fn check_session(number: u64, session: &Session) -> Result<(), Client
 /// Copies a leased object into the start of `buffer` and checks it.
 pub(crate) fn read_leased(
     session: &mut Session,
-    leased: &Leased,
+    (leased, key): (&Leased, Option<&[u8]>),
     buffer: &mut [u8],
     deadline: Deadline,
 ) -> Result<Proof, ClientError> {
+    if let Bulk::Rdma(_) = session.bulk {
+        return rdma::read_leased(session, leased, key, buffer, deadline);
+    }
     let promise = &leased.promise;
     let into = room(promise.length, buffer)?;
     match &mut session.bulk {
@@ -270,7 +305,9 @@ pub(crate) fn read_leased(
             })?;
             promise.prove(Crc::of(into), answer.generation)
         }
-        Bulk::None => Err(ClientError::Unsupported("reading under a lease needs shared memory or bulk TCP; use `get`")),
+        Bulk::Rdma(_) | Bulk::None => {
+            Err(ClientError::Unsupported("reading under a lease needs shared memory, RDMA or bulk TCP; use `get`"))
+        }
     }
 }
 

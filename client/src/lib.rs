@@ -14,7 +14,7 @@
 //! # }
 //! ```
 //!
-//! Role: speaks RESP for control and moves bulk bytes by shared memory, bulk TCP or in-band, whichever the server and
+//! Role: speaks RESP for control and moves bulk bytes by shared memory, RDMA, bulk TCP or in-band, whichever the server and
 //! the machine offer. One handle serves one thread; several handles share nothing.
 //!
 //! Invariants:
@@ -36,6 +36,7 @@ mod link;
 mod options;
 mod put;
 mod query;
+mod rdma;
 mod region;
 mod reply;
 mod scan;
@@ -51,6 +52,7 @@ pub use lease::{Lease, Lookup};
 pub use options::{Address, Choice, Options, ParseAddressError};
 pub use put::{Committed, Grant, PutOptions};
 pub use query::Stat;
+pub use rdma::{Landed, Registered};
 pub use region::Region;
 pub use reply::Reply;
 pub use session::Transport;

@@ -47,13 +47,15 @@ impl fmt::Display for Address {
 /// How bulk bytes should travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// Shared memory where it can be had, else bulk TCP, else in-band.
+    /// Shared memory where it can be had, else RDMA, else bulk TCP, else in-band.
     #[default]
     Auto,
     /// In RESP, as any Redis client does it.
     InBand,
     /// Shared memory or not at all.
     Shm,
+    /// RDMA or not at all.
+    Rdma,
     /// Bulk TCP or not at all.
     Tcp,
 }
@@ -75,8 +77,11 @@ pub struct Options {
     pub auth: Option<(String, String)>,
     /// Names the connection in `CLIENT LIST`.
     pub name: Option<String>,
-    /// Bytes of own memory for writes by shared memory. One object must fit; 0 sends objects in-band instead.
+    /// Bytes of own memory for writes by shared memory. One object must fit; 0 sends objects in-band instead. By RDMA so many
+    /// are registered for each direction.
     pub buffer_len: u64,
+    /// The RDMA device to use; else the first that can be.
+    pub rdma_device: Option<String>,
     /// Bulk TCP connections over which long transfers are striped.
     pub streams: usize,
     /// Speaks RESP3 rather than RESP2.
@@ -101,6 +106,7 @@ impl Options {
             auth: None,
             name: None,
             buffer_len: 64 << 20,
+            rdma_device: None,
             streams: 2,
             resp3: false,
             lease: Duration::from_secs(5),

@@ -8,12 +8,13 @@ use crate::region::{Kind, Region};
 use crate::scan::{Unexpected, Walk};
 use crate::session::{Bulk, Session};
 use crate::verified::Promise;
-use crate::{Client, ClientError, clock};
+use crate::{Client, ClientError, clock, rdma};
 use bytes::BytesMut;
 use protocol::base::{ByteLen, Crc, Generation, GrantId, Instant, Lent, Millis, copy_into};
 use protocol::command as wire;
 use protocol::command::{ShmSource, ViaChoice};
 use std::time::Duration;
+use transport::rdma::Remote;
 use transport::shm::BufferRegion;
 
 /// What `PUT` can be asked beside the bytes.
@@ -93,6 +94,10 @@ pub struct Grant {
     session: u64,
     /// Where the bytes are gathered that the server will fetch.
     region: Option<BufferRegion>,
+    /// The same, where they will have to be copied to registered memory.
+    staged: Option<Vec<u8>>,
+    /// Where they go, if this side writes them by RDMA.
+    remote: Option<Remote>,
 }
 
 impl Grant {
@@ -128,6 +133,16 @@ pub(crate) struct Granted {
 }
 
 impl Granted {
+    /// By what it is written over RDMA, if a window was lent.
+    pub(crate) fn remote(&self) -> Option<Remote> {
+        self.place.remote()
+    }
+
+    /// When it ends.
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
     pub(crate) fn read(walk: &mut Walk<'_>, asked: Instant) -> Result<Self, Unexpected> {
         let (mut id, mut generation, mut span) = (None, None, None);
         let mut place = Place::default();
@@ -164,6 +179,7 @@ impl Client {
                 session.exchange(|out| put.encode(out), deadline, Committed::read)
             }
             (Bulk::Tcp(_), _) => put_tcp(session, key, bytes, options, deadline),
+            (Bulk::Rdma(_), _) => rdma::put(session, key, bytes, options, deadline),
             (Bulk::Shm { .. } | Bulk::None, _) => inband::put(session.in_band(), key, bytes, options, deadline),
         })
     }
@@ -187,6 +203,7 @@ impl Client {
             }
             match session.bulk {
                 Bulk::Tcp(_) => put_tcp(session, key, region.as_slice(), options, deadline),
+                Bulk::Rdma(_) => rdma::put(session, key, region.as_slice(), options, deadline),
                 Bulk::Shm { .. } | Bulk::None => {
                     inband::put(session.in_band(), key, region.as_slice(), options, deadline)
                 }
@@ -202,7 +219,15 @@ impl Client {
     pub fn reserve(&mut self, key: &[u8], len: u64, options: &PutOptions<'_>) -> Result<Grant, ClientError> {
         let buffer = self.own_buffer()?;
         self.call(Repeat::Never, |session, deadline| {
+            let (mut via, mut staged) = (via(session), None);
             let region = match &session.bulk {
+                Bulk::Rdma(_) => {
+                    let room = usize::try_from(len).ok().filter(|&len| rdma::fits(session, len));
+                    let too_long = ClientError::BufferTooSmall { needed: len, has: rdma::room(session) };
+                    staged = Some(vec![0; room.ok_or(too_long)?]);
+                    via = ViaChoice::Only(protocol::base::Via::Rdma);
+                    None
+                }
                 Bulk::None => {
                     return Err(ClientError::Unsupported("two phases need shared memory or bulk TCP; use `put`"));
                 }
@@ -214,10 +239,12 @@ impl Client {
                 }
             };
             let asked = clock::now();
-            let put = wire::Put { key, len: ByteLen(len), options: options.wire(via(session)), write: None };
+            let put = wire::Put { key, len: ByteLen(len), options: options.wire(via), write: None };
             let granted = session.exchange(|out| put.encode(out), deadline, |walk| Granted::read(walk, asked))?;
             let Granted { id, generation, until, .. } = granted;
-            Ok(Grant { id, generation, len, until, session: session.number, region })
+            let remote = granted.remote();
+            let staged = staged.filter(|_| remote.is_none());
+            Ok(Grant { id, generation, len, until, session: session.number, region, staged, remote })
         })
     }
 
@@ -228,10 +255,22 @@ impl Client {
     pub fn write(&mut self, grant: &mut Grant, offset: u64, bytes: &[u8]) -> Result<(), ClientError> {
         self.call(Repeat::Never, |session, deadline| {
             check_session(grant.session, session)?;
-            if let Some(region) = &mut grant.region {
+            if let Bulk::Rdma(_) = session.bulk
+                && let Some(remote) = grant.remote
+            {
+                let end = offset.checked_add(bytes.len() as u64).filter(|&end| end <= grant.len);
+                end.ok_or_else(|| ClientError::wire(b"TOOBIG the bytes run past the object"))?;
+                let remote = Remote { addr: remote.addr.wrapping_add(offset), ..remote };
+                return rdma::write_granted(session, (grant.until, remote), bytes, deadline);
+            }
+            let gathered = match &mut grant.region {
+                Some(region) => Some(region.as_mut_slice()),
+                None => grant.staged.as_deref_mut(),
+            };
+            if let Some(gathered) = gathered {
                 let into = usize::try_from(offset)
                     .ok()
-                    .and_then(|start| region.as_mut_slice().get_mut(start..start.checked_add(bytes.len())?));
+                    .and_then(|start| gathered.get_mut(start..start.checked_add(bytes.len())?));
                 into.ok_or_else(|| ClientError::wire(b"TOOBIG the bytes run past the object"))?.copy_from_slice(bytes);
                 return Ok(());
             }
@@ -267,7 +306,8 @@ impl Client {
         self.call(Repeat::Never, |session, deadline| {
             check_session(grant.session, session)?;
             let from = grant.region.as_ref().map(source);
-            let commit = wire::Commit { grant: grant.id, crc, bytes: None, from, pull: None };
+            let pull = grant.staged.as_ref().map(|staged| rdma::stage(session, staged)).transpose()?;
+            let commit = wire::Commit { grant: grant.id, crc, bytes: None, from, pull };
             session.exchange(|out| commit.encode(out), deadline, Committed::read)
         })
     }

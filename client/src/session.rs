@@ -7,6 +7,7 @@
 
 use crate::ClientError;
 use crate::link::{Deadline, Link, unexpected, walk_check};
+use crate::rdma::RdmaLink;
 use crate::scan::{Unexpected, Walk};
 use bytes::BytesMut;
 use protocol::base::LeaseId;
@@ -27,6 +28,8 @@ pub enum Transport {
     InBand,
     /// Shared memory.
     Shm,
+    /// RDMA.
+    Rdma,
     /// Bulk TCP.
     Tcp,
 }
@@ -41,6 +44,7 @@ pub(crate) enum Bulk {
         /// Arena mode: the segments are mapped writable, and what was granted is written there.
         in_place: bool,
     },
+    Rdma(Box<RdmaLink>),
     Tcp(BulkPool),
 }
 
@@ -65,6 +69,7 @@ impl Session {
         match self.bulk {
             Bulk::None => Transport::InBand,
             Bulk::Shm { .. } => Transport::Shm,
+            Bulk::Rdma(_) => Transport::Rdma,
             Bulk::Tcp(_) => Transport::Tcp,
         }
     }

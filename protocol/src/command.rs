@@ -42,7 +42,7 @@ pub use keyspace::{Copy, Restore};
 pub use lease::{Lease, Lookup, MLease, MRelease, Release, Renew};
 pub use modify::{GetEx, GetExpiry, Lcs, set_ex_time};
 pub use node::{Detach, Evict, TierAttach, TierDetach, TierScrub};
-pub use object::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
+pub use object::{Abort, Commit, MCommit, MCommitItem, MPut, Put, PutOptions, ShmSource, ViaChoice};
 pub use pin::{Pin, Unpin};
 pub use rdma::{GetInto, RdmaEnd, RemoteMemory};
 pub use session::Attach;

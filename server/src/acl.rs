@@ -148,6 +148,7 @@ impl Node {
                     move |key: &[u8]| user.may(key, access)
                 };
                 self.store.revoke(bond.id, &may(Access::READ), &may(Access::WRITE));
+                self.rdma.end_revoked(&self.store, bond.id);
             }
             if bond.has_shm() && !user.may_all(self.shm_access()) {
                 tracing::warn!(

@@ -25,7 +25,7 @@ pub use places::{NicPlace, NicPlaces};
 pub use table::{Config, SettingInfo, When, setting, settings};
 pub use value::{
     Choice, FlashEngine, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, PubSubDefault, RdmaDevice,
-    Seconds, Secret, ShmWrite, TlsClients, Value,
+    RdmaWindows, Seconds, Secret, ShmWrite, TlsClients, Value,
 };
 
 use crate::cli::Cli;

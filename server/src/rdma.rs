@@ -1,32 +1,43 @@
 //! RDMA on this node: the device, if it has one, and bytes that the server moves by it.
 //!
-//! Role: opens the device beside the listeners and registers the segments; pushes objects into clients' memory and pulls
-//! what they put out of it.
+//! Role: opens the device beside the listeners, tries its windows and registers the segments; pushes objects into clients'
+//! memory and pulls what they put out of it. What clients are lent is in [`lent`].
 //!
 //! Invariants:
-//! - Peers reach no memory of this process: every byte is pushed or pulled by the server itself.
+//! - Peers reach no memory of this process but through windows, and none are lent by a device that did not pass the trial.
 //! - What a push reads and a pull fills is held until the device is through with it, whatever becomes of the connection.
 //! - A node without RDMA serves everything else, and says why it has none.
 
-use crate::config::RdmaDevice;
+mod lent;
+
+use crate::config::{RdmaDevice, RdmaWindows};
 use crate::node::Node;
+pub(crate) use lent::Opening;
+
+use lent::Lendings;
 use parking_lot::RwLock;
-use protocol::base::{SegmentId, SessionId, StableMemory};
+use protocol::base::{GrantId, Instant, LeaseId, Lent, SegmentId, SessionId, StableMemory};
 use protocol::command::{RdmaEnd, RemoteMemory};
 use protocol::resp::{ErrorWord, WireError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use storage::{Leased, SealGuard};
+use storage::{Granted, Leased, SealGuard, Store};
 use tokio::sync::oneshot;
-use transport::rdma::{Broken, Choice, Device, Endpoint, RdmaTerms, RdmaTransport, Remote, WindowUse};
-use transport::{Span, Transport as _, TransportError};
+use transport::rdma::{
+    Broken, Choice, Device, Endpoint, RdmaStats, RdmaTerms, RdmaTransport, Remote, WindowUse, try_windows,
+};
+use transport::{Fence, Span, Transport as _, TransportError};
 
 #[derive(Debug)]
 enum State {
     /// Not there, and why.
     Absent(String),
-    Ready(Arc<RdmaTransport>),
+    Ready {
+        transport: Arc<RdmaTransport>,
+        /// Whether windows are lent, or why not.
+        windows: String,
+    },
 }
 
 /// See the module's text.
@@ -35,11 +46,13 @@ pub(crate) struct Rdma {
     state: RwLock<State>,
     /// By which clients tell pushes from each other.
     numbers: AtomicU32,
+    lent: Lendings,
 }
 
 impl Default for Rdma {
     fn default() -> Self {
-        Self { state: RwLock::new(State::Absent("RDMA is being set up".to_owned())), numbers: AtomicU32::new(0) }
+        let state = RwLock::new(State::Absent("RDMA is being set up".to_owned()));
+        Self { state, numbers: AtomicU32::new(0), lent: Lendings::default() }
     }
 }
 
@@ -67,7 +80,7 @@ impl Rdma {
     /// The transport.
     pub(crate) fn transport(&self) -> Result<Arc<RdmaTransport>, WireError> {
         match &*self.state.read() {
-            State::Ready(transport) => Ok(Arc::clone(transport)),
+            State::Ready { transport, .. } => Ok(Arc::clone(transport)),
             State::Absent(why) => Err(no_transport(why)),
         }
     }
@@ -75,9 +88,95 @@ impl Rdma {
     /// What there is, in one line.
     pub(crate) fn summary(&self) -> String {
         match &*self.state.read() {
-            State::Ready(transport) => transport.device().name.clone(),
+            State::Ready { transport, .. } => transport.device().name.clone(),
             State::Absent(why) => why.clone(),
         }
+    }
+
+    /// Whether clients are lent windows, or why not, in one line.
+    pub(crate) fn windows(&self) -> String {
+        match &*self.state.read() {
+            State::Ready { windows, .. } => windows.clone(),
+            State::Absent(_) => "off: no RDMA".to_owned(),
+        }
+    }
+
+    /// What happened on the device since the start.
+    pub(crate) fn stats(&self) -> RdmaStats {
+        match &*self.state.read() {
+            State::Ready { transport, .. } => transport.stats(),
+            State::Absent(_) => RdmaStats::default(),
+        }
+    }
+
+    /// Whether clients are lent windows.
+    pub(crate) fn lends(&self) -> bool {
+        matches!(&*self.state.read(), State::Ready { transport, .. } if transport.lends())
+    }
+
+    /// Lends a client what it was granted, if there is a window for it.
+    pub(crate) fn lend_grant(&self, store: &Store, session: SessionId, granted: &Granted) -> Option<Opening> {
+        let Granted { grant, segment, offset, length, .. } = *granted;
+        let is_live = || store.lent_key(Lent::Grant(grant), session).is_some();
+        self.lent.grant(&self.transport().ok()?, session, (grant, is_live), Span { segment, offset, length })
+    }
+
+    /// What is known of a client's access to what it was granted; `None` if it was lent none by RDMA.
+    pub(crate) fn fence(&self, grant: GrantId) -> Option<Fence> {
+        self.lent.fence(grant)
+    }
+
+    /// Whether a client may be writing what it was granted by RDMA.
+    pub(crate) fn has_lent(&self, grant: GrantId) -> bool {
+        self.lent.has(grant)
+    }
+
+    /// Waits until nobody can write a slot that is being sealed.
+    pub(crate) async fn fenced(&self, mut guard: SealGuard) -> Result<SealGuard, WireError> {
+        match self.lent.fenced(guard.grant()).await {
+            Fence::Done => guard.fenced(),
+            // What cannot be fenced stays in quarantine: so says the guard's end.
+            Fence::Pending | Fence::Verify => return Err(no_transport("the grant's window cannot be taken back")),
+        }
+        Ok(guard)
+    }
+
+    /// Lends a client what it leased until then. A lease without a window is of no use, and is given back.
+    pub(crate) fn lend_lease(
+        &self,
+        store: &Store,
+        session: SessionId,
+        (leased, now, until): (&Leased, Instant, Instant),
+    ) -> Result<Opening, WireError> {
+        let lend = || {
+            let transport = self.transport()?;
+            let held = store.read_leased(now, leased.lease, session).map_err(crate::error::refused)?;
+            let span = Span { segment: leased.segment, offset: leased.offset, length: leased.length.get() };
+            self.lent.lease(&transport, session, (leased.lease, until), (span, held)).map_err(|error| refused(&error))
+        };
+        lend().inspect_err(|_| {
+            store.release(leased.lease, session);
+        })
+    }
+
+    /// A lease ends then.
+    pub(crate) fn renew_lease(&self, lease: LeaseId, until: Instant) {
+        self.lent.renew(lease, until);
+    }
+
+    /// A lease is over.
+    pub(crate) fn end_lease(&self, lease: LeaseId) {
+        self.lent.end(lease);
+    }
+
+    /// Takes back the windows of leases that a session has no more.
+    pub(crate) fn end_revoked(&self, store: &Store, session: SessionId) {
+        self.lent.end_of(session, |lease| store.lent_key(Lent::Lease(lease), session).is_none());
+    }
+
+    /// Takes back what has run out.
+    pub(crate) fn look(&self, now: Instant) {
+        self.lent.look(now);
     }
 
     /// Opens a session with a client's queue pair; ours, for the client.
@@ -96,6 +195,7 @@ impl Rdma {
 
     /// Ends a client's session.
     pub(crate) fn close(&self, session: SessionId) {
+        self.lent.end_of(session, |_| true);
         if let Ok(transport) = self.transport() {
             transport.close_session(session);
         }
@@ -140,23 +240,37 @@ pub(crate) async fn push(session: SessionId, held: Held, to: RemoteMemory) -> Re
     Ok(number)
 }
 
-/// Fills a slot that is being sealed from a client's memory.
-pub(crate) async fn pull(
-    node: &Node,
-    session: SessionId,
-    guard: SealGuard,
-    from: RemoteMemory,
-) -> Result<SealGuard, WireError> {
-    let transport = node.rdma.transport()?;
-    let span = transport.span_of(guard.span()).ok_or_else(|| no_transport("the slot lies in no registered segment"))?;
-    let (tell, told) = oneshot::channel();
-    let done = Box::new(move |result: Result<(), Broken>| {
-        let _ = tell.send(result.map(|()| guard));
-    });
-    transport.pull(session, span, remote(from), done).map_err(|error| refused(&error))?;
-    let guard = told.await.map_err(|_| no_transport("RDMA ended"))?.map_err(broken)?;
-    node.stats.rdma_in.add(span.length);
-    Ok(guard)
+/// Bytes that are on their way from a client's memory into a slot that is being sealed.
+pub(crate) struct Pulling {
+    told: oneshot::Receiver<Result<SealGuard, Broken>>,
+    length: u64,
+}
+
+impl Pulling {
+    /// Asks for them. Several may be on their way at once.
+    pub(crate) fn begin(
+        node: &Node,
+        session: SessionId,
+        guard: SealGuard,
+        from: RemoteMemory,
+    ) -> Result<Self, WireError> {
+        let transport = node.rdma.transport()?;
+        let span = transport.span_of(guard.span());
+        let span = span.ok_or_else(|| no_transport("the slot lies in no registered segment"))?;
+        let (tell, told) = oneshot::channel();
+        let done = Box::new(move |result: Result<(), Broken>| {
+            let _ = tell.send(result.map(|()| guard));
+        });
+        transport.pull(session, span, remote(from), done).map_err(|error| refused(&error))?;
+        Ok(Self { told, length: span.length })
+    }
+
+    /// Waits until they are there.
+    pub(crate) async fn finish(self, node: &Node) -> Result<SealGuard, WireError> {
+        let guard = self.told.await.map_err(|_| no_transport("RDMA ended"))?.map_err(broken)?;
+        node.stats.rdma_in.add(self.length);
+        Ok(guard)
+    }
 }
 
 /// Opens the device and registers the segments, beside requests. A device that was asked for by name and is not there is an
@@ -189,10 +303,28 @@ pub(crate) fn start(node: &Arc<Node>) -> anyhow::Result<Option<JoinHandle<()>>> 
     Ok(Some(thread))
 }
 
+/// Whether the device's windows may be lent, and the line that says so.
+fn try_device(device: &Arc<Device>, wanted: RdmaWindows) -> (WindowUse, String) {
+    let off = |why: String| (WindowUse::Off, format!("off: {why}"));
+    match wanted {
+        RdmaWindows::Off => off("turned off (`rdma-windows = off`)".to_owned()),
+        RdmaWindows::Auto if !device.limits.has_windows_2b => off("the device has none of type 2B".to_owned()),
+        RdmaWindows::Auto => match try_windows(device) {
+            Ok(defects) if defects.is_empty() => (WindowUse::Lent, "lent".to_owned()),
+            Ok(defects) => off(defects.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+            Err(error) => off(format!("they cannot be tried: {error}")),
+        },
+    }
+}
+
 fn register(node: &Node, device: Arc<Device>) {
     let (name, address) = (device.name.clone(), device.gid.ip());
-    let spin = node.config.read().rdma_spin_us.duration();
-    let terms = RdmaTerms { windows: WindowUse::Off, spin, ..RdmaTerms::default() };
+    let (spin, wanted) = {
+        let config = node.config.read();
+        (config.rdma_spin_us.duration(), config.rdma_windows)
+    };
+    let (windows, told) = try_device(&device, wanted);
+    let terms = RdmaTerms { windows, spin, ..RdmaTerms::default() };
     let made = RdmaTransport::new(device, terms).map_err(|error| format!("no RDMA: device {name}: {error}"));
     let made = made.and_then(|transport| {
         for (number, segment) in (0..).zip(&node.segments) {
@@ -209,8 +341,8 @@ fn register(node: &Node, device: Arc<Device>) {
     });
     let state = match made {
         Ok(transport) => {
-            tracing::info!(address = ?address, segments = node.segments.len(), "RDMA on {name}");
-            State::Ready(Arc::new(transport))
+            tracing::info!(address = ?address, segments = node.segments.len(), windows = told, "RDMA on {name}");
+            State::Ready { transport: Arc::new(transport), windows: told }
         }
         Err(why) => {
             tracing::warn!("{why}");

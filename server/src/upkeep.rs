@@ -61,9 +61,10 @@ impl Node {
         }
         unfenced.extend(self.store.maintain(now));
         unfenced.retain(|&grant| {
-            let fence = self.arena.as_ref().map(|arena| arena.fence(grant));
-            if fence.is_none() {
-                // In copy mode no peer writes unseen, so nothing needs a fence.
+            let fence = self.rdma.fence(grant).or_else(|| self.arena.as_ref().map(|arena| arena.fence(grant)));
+            if fence.is_none() && !self.rdma.lends() {
+                // Without windows, in copy mode, no peer writes unseen, so nothing needs a fence. With them, a grant that ended
+                // before it was lent has none.
                 tracing::error!("a slot waits for a fence that nobody gives");
             }
             let pending = fence == Some(Fence::Pending);
@@ -72,6 +73,7 @@ impl Node {
             }
             pending
         });
+        self.rdma.look(now);
         self.upkeep.looked_ms.store(now.0 / 1_000_000, Ordering::Release);
     }
 }

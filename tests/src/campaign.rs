@@ -34,6 +34,8 @@ use victim::{Phases, Victim};
 pub enum Way {
     /// Shared memory.
     Shm,
+    /// RDMA.
+    Rdma,
     /// Bulk TCP.
     Tcp,
     /// In RESP.
@@ -261,7 +263,7 @@ impl Campaign<'_> {
             .collect();
         events.sort_by_key(|event| event.at);
         let longest = match self.plan.way {
-            Way::Shm | Way::Tcp => self.plan.grant.max(self.plan.lease),
+            Way::Shm | Way::Rdma | Way::Tcp => self.plan.grant.max(self.plan.lease),
             // A value in RESP has no deadline but this.
             Way::Inband => self.plan.progress,
         };

@@ -125,7 +125,15 @@ pub(super) const SPECS: &[Spec] = &[
         .flags(Flags::NO_MULTI)
         .groups(Acl::BULK)
         .doc("1.0.0", "O(N) in the objects' bytes", "Seals several granted slots.")
-        .takes(&[block("item", &[string("grant"), string("hex8")]).multiple()])
+        .takes(&[block(
+            "item",
+            &[
+                string("grant"),
+                string("hex8"),
+                block("pull", &[integer("addr").after("PULL"), integer("rkey")]).optional(),
+            ],
+        )
+        .multiple()])
         .answers("array: for each item, in order, the map of `COMMIT` or that item's error", COMMIT_ERRORS),
     Spec::new(CommandId::Stat, "stat", 2, Group::Object)
         .reads(Keys::one(1))
@@ -458,11 +466,22 @@ impl<'a> MPut<'a> {
     }
 }
 
-/// `MCOMMIT grant hex8 [grant hex8 …]`
+/// One object of an [`MCommit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MCommitItem {
+    /// What `MPUT` answered.
+    pub grant: GrantId,
+    /// Of the object's bytes.
+    pub crc: Crc,
+    /// Where they lie in the client's registered memory, if the server has to read them by RDMA.
+    pub pull: Option<RemoteMemory>,
+}
+
+/// `MCOMMIT grant hex8 [PULL addr rkey] [grant hex8 [PULL addr rkey] …]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MCommit {
-    /// What `MPUT` answered, and the checksums of the bytes.
-    pub items: Vec<(GrantId, Crc)>,
+    /// In the order of the answers.
+    pub items: Vec<MCommitItem>,
 }
 
 impl MCommit {
@@ -474,7 +493,9 @@ impl MCommit {
         let mut words = Words::new(args, 1);
         let mut items = Vec::with_capacity(words.left() / 2);
         while words.left() > 0 {
-            items.push((words.grant()?, words.crc()?));
+            let (grant, crc) = (words.grant()?, words.crc()?);
+            let pull = words.skip_if("pull").then(|| RemoteMemory::parse(&mut words)).transpose()?;
+            items.push(MCommitItem { grant, crc, pull });
         }
         Ok(Self { items })
     }
@@ -483,8 +504,12 @@ impl MCommit {
     pub fn encode(&self, out: &mut BytesMut) {
         Encoder::encode(out, |out| {
             out.word("MCOMMIT");
-            for (grant, crc) in &self.items {
-                out.display(grant).display(crc);
+            for item in &self.items {
+                out.display(item.grant).display(item.crc);
+                if let Some(pull) = item.pull {
+                    out.word("PULL");
+                    pull.encode(out);
+                }
             }
         });
     }

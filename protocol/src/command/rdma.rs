@@ -28,6 +28,11 @@ fn gid(text: &[u8]) -> Option<[u8; 16]> {
 }
 
 impl RdmaEnd {
+    /// An address from its 32 hex digits.
+    pub fn parse_gid(text: &[u8]) -> Option<[u8; 16]> {
+        gid(text)
+    }
+
     /// Its address in 32 hex digits.
     pub fn gid_hex(&self) -> String {
         format!("{:032x}", u128::from_be_bytes(self.gid))

@@ -110,7 +110,9 @@ proptest! {
     fn batches_read_back(keys in keys(), len: u64, options in options(), via in via(), span in millis(), ids in prop::collection::vec((any::<u64>(), any::<u32>()), 1..6)) {
         let items = refs(&keys).into_iter().map(|key| (key, ByteLen(len))).collect();
         reads_back!(MPut { items, options: borrow(&options) }, MPut::parse);
-        reads_back!(MCommit { items: ids.iter().map(|&(id, crc)| (GrantId(id), Crc(crc))).collect() }, MCommit::parse);
+        let pull = |id: u64, rkey: u32| rkey.is_multiple_of(2).then_some(RemoteMemory { addr: id, rkey });
+        let items = ids.iter().map(|&(id, crc)| MCommitItem { grant: GrantId(id), crc: Crc(crc), pull: pull(id, crc) });
+        reads_back!(MCommit { items: items.collect() }, MCommit::parse);
         reads_back!(MLease { span, keys: refs(&keys), via }, MLease::parse);
         reads_back!(MRelease { leases: ids.iter().map(|&(id, _)| LeaseId(id)).collect() }, MRelease::parse);
     }

@@ -54,6 +54,13 @@ impl<'a> Words<'a> {
         if self.left() == 0 { Ok(None) } else { self.word().map(Some) }
     }
 
+    /// Passes over the next argument if it is `word`, in any case of its letters, and says whether it was.
+    pub fn skip_if(&mut self, word: &str) -> bool {
+        let found = self.args.get(self.next).and_then(|arg| arg.bytes()).is_some_and(|next| is(next, word));
+        self.next += usize::from(found);
+        found
+    }
+
     /// The next argument.
     ///
     /// # Errors

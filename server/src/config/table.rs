@@ -8,7 +8,7 @@ use super::places::NicPlaces;
 use super::users::UserLines;
 use super::value::{
     Choice, FlashEngine, Form, HugePages, LogFormat, LogLevel, Micros, Percent, PromoteOn, PubSubDefault, RdmaDevice,
-    Seconds, Secret, ShmWrite, SlowerThan, TlsClients, Value,
+    RdmaWindows, Seconds, Secret, ShmWrite, SlowerThan, TlsClients, Value,
 };
 use super::{Machine, Origin};
 use crate::events::EventClasses;
@@ -325,6 +325,8 @@ settings! {
     "RDMA" {
         /// The RDMA device: `auto` for the one nearest to the segments that works, `off`, or its name. Clients attach on any listener.
         Start rdma: RdmaDevice = "auto";
+        /// Whether clients move bytes themselves through windows: `auto` if the device passes a trial at the start, or `off`.
+        Start rdma_windows: RdmaWindows = "auto";
         /// Time to look for the next completion before sleeping. A wake-up costs tens of microseconds, spinning a core.
         Start rdma_spin_us: Micros = "0", "0" to "1000000";
     }

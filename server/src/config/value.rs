@@ -358,6 +358,16 @@ macro_rules! words {
 }
 
 words! {
+    /// Whether clients are lent windows of an RDMA device.
+    RdmaWindows: "auto or off" {
+        /// Where the device keeps what windows promise, which is tried at the start.
+        Auto = "auto",
+        /// Never: the server moves all bytes itself.
+        Off = "off",
+    }
+}
+
+words! {
     /// Whether segments are backed by huge pages.
     HugePages: "auto, never or always" {
         /// Where the machine gives them.

@@ -50,7 +50,7 @@ fn attach_rdma(ctx: &mut Ctx<'_>, end: &RdmaEnd) -> Result<Flow, WireError> {
     bond.attach_rdma();
     bond.lend();
     let mut reply = ctx.output.writer();
-    reply.map(7);
+    reply.map(8);
     reply.field("session").bulk_display(bond.id);
     reply.field("qpn").count(u64::from(ours.qpn));
     reply.field("psn").count(u64::from(ours.psn));
@@ -58,6 +58,7 @@ fn attach_rdma(ctx: &mut Ctx<'_>, end: &RdmaEnd) -> Result<Flow, WireError> {
     reply.field("lid").count(u64::from(ours.lid));
     reply.field("mtu").count(u64::from(ours.mtu));
     reply.field("reads").count(u64::from(ours.reads));
+    reply.field("windows").count(u64::from(ctx.node.rdma.lends()));
     Ok(Flow::Go)
 }
 

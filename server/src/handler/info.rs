@@ -527,6 +527,14 @@ fn transfers(out: &mut Fields, facts: &Facts<'_>) {
     out.field("rdma_input_bytes", stats.rdma_in.get());
     out.field("rdma_output_bytes", stats.rdma_out.get());
     out.field("rdma", facts.node.rdma.summary());
+    out.field("rdma_windows", facts.node.rdma.windows());
+    let rdma = facts.node.rdma.stats();
+    out.field("rdma_sessions", rdma.sessions);
+    out.field("rdma_sessions_broken", rdma.broken);
+    out.field("rdma_windows_lent", rdma.windows_lent);
+    out.field("rdma_windows_made", rdma.windows_made);
+    out.field("rdma_windows_bound", rdma.bound);
+    out.field("rdma_stuck", rdma.stuck);
 }
 
 fn workers(out: &mut Fields, facts: &Facts<'_>) {

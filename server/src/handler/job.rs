@@ -15,11 +15,11 @@ use crate::handler::into::Pushing;
 use crate::handler::lcs::Comparing;
 use crate::handler::lease::Leasing;
 use crate::handler::lookup::Looking;
-use crate::handler::object::write_committed;
+use crate::handler::object::{Lending, write_committed};
 use crate::handler::rework::Rework;
 use crate::latency::Level;
 use crate::node::Node;
-use crate::rdma;
+use crate::rdma::Pulling;
 use crate::session::Session;
 use protocol::base::{Crc, Instant, RawSpan, copy_and_crc, crc_of};
 use protocol::command::{CommandId, RemoteMemory};
@@ -70,6 +70,8 @@ pub(crate) enum Job {
     /// Objects of which some may lie on flash.
     Fetch(Box<Fetching>),
     Lease(Box<Leasing>),
+    /// A grant whose window is being bound.
+    Lend(Box<Lending>),
     Lookup(Box<Looking>),
     /// `GET … INTO`
     Push(Box<Pushing>),
@@ -114,11 +116,52 @@ impl Sealing {
         self.guard.finish(now, self.claimed, crc)
     }
 
+    /// Whether others have to do something before its bytes can be checked, or after.
+    pub(crate) fn waits(&self) -> bool {
+        self.durable || self.pull.is_some() || self.guard.exposed()
+    }
+
     async fn seal(self, session: &Session) -> Outcome {
-        let mut guard = self.guard;
-        if let Some(from) = self.pull {
-            guard = rdma::pull(&session.node, session.bond.id, guard, from).await?;
+        self.begin(session).await?.finish(session).await
+    }
+
+    /// Makes sure that nobody else writes the slot any more, and asks for what lies in the client's registered memory.
+    async fn begin(self, session: &Session) -> Result<Sealed, WireError> {
+        let Self { mut guard, source, pull, claimed, .. } = self;
+        let node = &session.node;
+        if guard.exposed() {
+            guard = node.rdma.fenced(guard).await?;
+            if pull.is_none() {
+                node.stats.rdma_in.add(guard.span().len() as u64);
+            }
         }
+        let bytes = match pull {
+            Some(from) => Bytes::Coming(Pulling::begin(node, session.bond.id, guard, from)?),
+            None => Bytes::Here(guard),
+        };
+        Ok(Sealed { bytes, source, claimed })
+    }
+}
+
+/// A slot that nobody else can write.
+struct Sealed {
+    bytes: Bytes,
+    source: Option<RawSpan>,
+    claimed: Crc,
+}
+
+enum Bytes {
+    Here(SealGuard),
+    Coming(Pulling),
+}
+
+impl Sealed {
+    /// Checks the bytes and publishes them.
+    async fn finish(self, session: &Session) -> Outcome {
+        let guard = match self.bytes {
+            Bytes::Here(guard) => guard,
+            Bytes::Coming(pulling) => pulling.finish(&session.node).await?,
+        };
         let crc = fill(self.source.as_ref(), guard.span()).await;
         let _entered = session.node.gates().enter(session.worker());
         let committed = guard.finish(session.node.now(), self.claimed, crc).map_err(refused)?;
@@ -147,6 +190,7 @@ impl Job {
     pub(crate) fn level(&self) -> Level {
         match self {
             Self::Fetch(fetching) => fetching.level(),
+            Self::Lease(leasing) if !leasing.has_flash() => Level::Dram,
             // Made only when something lies on flash alone.
             Self::Lease(_) | Self::Lookup(_) => Level::Flash,
             Self::Seal(_)
@@ -160,6 +204,7 @@ impl Job {
             | Self::Parts(_)
             | Self::Dump(_)
             | Self::Lcs(_)
+            | Self::Lend(_)
             | Self::Push(_) => Level::Dram,
         }
     }
@@ -173,12 +218,21 @@ impl Job {
                 reply(output, settle(&session.node, committed, durable).await);
             }
             Self::SealBatch(items) => {
-                let mut sealed = Vec::with_capacity(items.len());
+                // All that has to be read from the client is asked for before the first is waited for.
+                let mut begun = Vec::with_capacity(items.len());
                 for item in items {
-                    sealed.push(match item {
+                    begun.push(match item {
                         Err(error) => (Err(error), false),
-                        Ok((Err(committed), durable)) => (Ok(committed), durable),
-                        Ok((Ok(sealing), durable)) => (sealing.seal(session).await, durable),
+                        Ok((Err(committed), durable)) => (Ok(Err(committed)), durable),
+                        Ok((Ok(sealing), durable)) => (sealing.begin(session).await.map(Ok), durable),
+                    });
+                }
+                let mut sealed = Vec::with_capacity(begun.len());
+                for (item, durable) in begun {
+                    sealed.push(match item {
+                        Err(error) => (Err(error), durable),
+                        Ok(Err(committed)) => (Ok(committed), durable),
+                        Ok(Ok(one)) => (one.finish(session).await, durable),
                     });
                 }
                 for result in settle_all(&session.node, sealed).await {
@@ -204,6 +258,7 @@ impl Job {
                 return fetching.reply(session, output).await.map(|rest| Self::Fetch(Box::new(rest)));
             }
             Self::Lease(leasing) => leasing.reply(session, output).await,
+            Self::Lend(lending) => lending.reply(session, output).await,
             Self::Lookup(looking) => looking.reply(session, output).await,
             Self::Push(pushing) => pushing.reply(session, output).await,
             Self::Aside(aside) => aside.run(session, output).await,

@@ -13,7 +13,7 @@ use crate::error::refused;
 use crate::handler::job::Job;
 use crate::node::Node;
 use crate::session::Session;
-use protocol::base::{Instant, LeaseRecord, Lent, Millis, Via};
+use protocol::base::{Instant, LeaseId, LeaseRecord, Lent, Millis, SessionId, Via};
 use protocol::command::{Lease, MLease, MRelease, Release, Renew};
 use protocol::resp::{ErrorWord, WireError};
 use std::collections::{HashMap, VecDeque};
@@ -35,6 +35,17 @@ fn until(ctx: &Ctx<'_>, span: Millis) -> Result<Instant, WireError> {
 
 /// Writes the map, or the record, of a lease that lasts for `span` from when the request came.
 pub(crate) fn write_lease(session: &Session, output: &mut Output, via: Via, leased: &Leased, span: Millis) {
+    write_lent(session, output, (via, None), leased, span);
+}
+
+/// The same for a lease with a window, which is reached by `remote`.
+fn write_lent(
+    session: &Session,
+    output: &mut Output,
+    (via, remote): (Via, Option<(u64, u32)>),
+    leased: &Leased,
+    span: Millis,
+) {
     session.bond.lend();
     let node = &session.node;
     if via == Via::Shm {
@@ -53,7 +64,8 @@ pub(crate) fn write_lease(session: &Session, output: &mut Output, via: Via, leas
         output.writer().bulk(&record.to_bytes());
         return;
     }
-    let locator = node.locator(via, leased.segment, leased.offset, leased.length.get(), false);
+    let mut locator = node.locator(via, leased.segment, leased.offset, leased.length.get(), false);
+    locator.remote = remote;
     let mut reply = output.writer();
     reply.map(6);
     reply.field("lease").bulk(&leased.lease.hex());
@@ -112,6 +124,15 @@ impl Item {
 }
 
 impl Node {
+    /// Ends a lease, and with it its window if it has one.
+    fn release(&self, lease: LeaseId, session: SessionId) -> bool {
+        let released = self.store.release(lease, session);
+        if released {
+            self.rdma.end_lease(lease);
+        }
+        released
+    }
+
     /// What has to be read before the object of this key can be leased, if it is there at all.
     fn flash_read(&self, now: Instant, key: &[u8]) -> Option<FlashRead> {
         self.tier()?;
@@ -200,8 +221,49 @@ impl Leasing {
     /// Reads what lies on flash, leases it, and writes the replies.
     pub(crate) async fn reply(self, session: &Session, output: &mut Output) {
         let Self { span, via, items } = self;
-        for result in bring(session, items, span).await {
+        let leased = bring(session, items, span).await;
+        if via == Via::Rdma {
+            return lend(session, output, leased, span).await;
+        }
+        for result in leased {
             Item::Done(result).write(session, output, via, span);
+        }
+    }
+
+    /// Whether flash has to be read for it.
+    pub(crate) fn has_flash(&self) -> bool {
+        self.items.iter().any(|item| matches!(item, Item::OnFlash { .. }))
+    }
+}
+
+/// Lends a window for each lease, all of which are asked for before the first is waited for, and writes the replies.
+async fn lend(session: &Session, output: &mut Output, leased: Vec<Result<Option<Leased>, WireError>>, span: Millis) {
+    let (node, id) = (&session.node, session.bond.id);
+    session.bond.lend();
+    let now = node.now_looked();
+    let opened: Vec<_> = leased
+        .into_iter()
+        .map(|result| {
+            let Some(leased) = result? else { return Ok(None) };
+            let opening = node.rdma.lend_lease(&node.store, id, (&leased, now, now + span))?;
+            Ok(Some((leased, opening)))
+        })
+        .collect();
+    for result in opened {
+        match result {
+            Ok(Some((leased, opening))) => match opening.remote().await {
+                Some(remote) => {
+                    node.stats.rdma_out.add(leased.length.get());
+                    write_lent(session, output, (Via::Rdma, Some(remote)), &leased, span);
+                }
+                None => {
+                    node.release(leased.lease, id);
+                    let error = WireError::new(ErrorWord::NoTransport, "the RDMA session has ended");
+                    output.writer().wire_error(&error);
+                }
+            },
+            Ok(None) => output.writer().null(),
+            Err(error) => output.writer().wire_error(&error),
         }
     }
 }
@@ -213,11 +275,11 @@ pub(crate) fn lease(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let via = choose(ctx, lease.via)?;
     match Item::of(ctx.session, ctx.now, lease.key, until, None) {
         Item::Done(Err(error)) => return Err(error),
-        item @ Item::OnFlash { .. } => {
+        item if via == Via::Rdma || matches!(item, Item::OnFlash { .. }) => {
             let leasing = Leasing { span: lease.span, via, items: vec![item] };
             return Ok(Flow::Wait(Job::Lease(Box::new(leasing))));
         }
-        item @ Item::Done(_) => item.write(ctx.session, ctx.output, via, lease.span),
+        item => item.write(ctx.session, ctx.output, via, lease.span),
     }
     Ok(Flow::Go)
 }
@@ -234,7 +296,7 @@ pub(crate) fn mlease(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         items.map(|(depth, key)| Item::of(ctx.session, ctx.now, key, until, u32::try_from(depth).ok())).peekable();
     let mut waiting = Vec::new();
     while let Some(item) = items.peek() {
-        if let Item::OnFlash { .. } = item {
+        if via == Via::Rdma || matches!(item, Item::OnFlash { .. }) {
             break;
         }
         waiting.extend(items.next());
@@ -263,7 +325,10 @@ pub(crate) fn renew_one(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let Renew { lent, span } = Renew::parse(&ctx.args)?;
     let (store, session) = (&ctx.node.store, ctx.session.bond.id);
     let end = match lent {
-        Lent::Lease(lease) => store.renew(ctx.now, lease, session, until(ctx, span)?),
+        Lent::Lease(lease) => {
+            let renewed = store.renew(ctx.now, lease, session, until(ctx, span)?);
+            renewed.inspect(|&end| ctx.node.rdma.renew_lease(lease, end))
+        }
         Lent::Grant(_) if span > GRANT_SPAN_MAX => {
             return Err(WireError::new(ErrorWord::TooBig, format!("a grant lasts from 1 to {} ms", GRANT_SPAN_MAX.0)));
         }
@@ -278,7 +343,7 @@ pub(crate) fn renew_one(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
 /// `RELEASE lease`
 pub(crate) fn release(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let release = Release::parse(&ctx.args)?;
-    let released = ctx.node.store.release(release.lease, ctx.session.bond.id);
+    let released = ctx.node.release(release.lease, ctx.session.bond.id);
     ctx.reply().integer(i64::from(released));
     Ok(Flow::Go)
 }
@@ -288,7 +353,7 @@ pub(crate) fn mrelease(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let batch = MRelease::parse(&ctx.args)?;
     ctx.reply().array(batch.leases.len());
     for lease in batch.leases {
-        let released = ctx.node.store.release(lease, ctx.session.bond.id);
+        let released = ctx.node.release(lease, ctx.session.bond.id);
         ctx.reply().integer(i64::from(released));
     }
     Ok(Flow::Go)

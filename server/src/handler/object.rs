@@ -8,11 +8,14 @@
 use super::into;
 use super::job::{Job, PIECE_LEN_MAX, Sealing, Storing};
 use crate::conn::BULKY_LEN_MIN;
+use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
 use crate::drain::refuse_if_draining;
 use crate::error::refused;
-use protocol::base::{ByteLen, Crc, Locator, Millis, RawSpan, SegmentId, Via};
-use protocol::command::{Abort, Commit, MCommit, MPut, Put, PutOptions, ShmSource, ViaChoice};
+use crate::rdma::Opening;
+use crate::session::Session;
+use protocol::base::{ByteLen, Crc, Instant, Locator, Millis, RawSpan, Via};
+use protocol::command::{Abort, Commit, MCommit, MCommitItem, MPut, Put, PutOptions, ShmSource, ViaChoice};
 use protocol::resp::{ErrorWord, WireError, Writer};
 use storage::{Committed, Condition, GrantTerms, Granted, Seal, SealGuard, StoreError, Terms};
 use transport::Fence;
@@ -31,8 +34,12 @@ pub(crate) fn choose(ctx: &Ctx<'_>, via: ViaChoice) -> Result<Via, WireError> {
             Err(WireError::new(ErrorWord::NoTransport, "bulk TCP is turned off (`bulk-listen`)"))
         }
         ViaChoice::Only(Via::Rdma) => {
-            ctx.node.rdma.transport()?;
-            Err(WireError::new(ErrorWord::NoTransport, "over RDMA nothing is leased here: GET … INTO writes it to you"))
+            into::check_session(ctx.session)?;
+            if ctx.node.rdma.lends() {
+                return Ok(Via::Rdma);
+            }
+            let text = "this device's windows are not lent (`INFO transfers` says why): GET … INTO writes it to you";
+            Err(WireError::new(ErrorWord::NoTransport, text))
         }
     }
 }
@@ -79,12 +86,12 @@ fn source(ctx: &Ctx<'_>, from: ShmSource, len: u64) -> Result<RawSpan, WireError
     })
 }
 
-/// A grant, or `None` if there will be room for it in a moment.
+/// A grant, or `None` if there will be room for it in a moment. With `lends`, its client will be lent a window.
 fn grant(
     ctx: &mut Ctx<'_>,
     key: &[u8],
     len: ByteLen,
-    via: Via,
+    (via, lends): (Via, bool),
     terms: Terms,
     durable: bool,
 ) -> Result<Option<Granted>, WireError> {
@@ -92,9 +99,10 @@ fn grant(
     refuse_if_draining(ctx)?;
     let deadline = ctx.now + ctx.node.config.read().grant_ms;
     let session = ctx.session.bond.id;
-    // Over TCP the server applies each write itself, in copy mode it copies, over RDMA it reads: nobody else can write the slot.
+    // Over TCP the server applies each write itself, in copy mode it copies, over RDMA without windows it reads: nobody else
+    // can write the slot.
     let arena = ctx.node.arena.as_ref().filter(|_| via == Via::Shm);
-    let terms = GrantTerms { session, deadline, exposed: arena.is_some(), terms };
+    let terms = GrantTerms { session, deadline, exposed: arena.is_some() || lends, terms };
     let granted = match ctx.node.store.grant(ctx.now, key, len.get(), &ctx.session.bond.account, terms) {
         Err(StoreError::SpillWait { .. }) if !ctx.has_waited => return Ok(None),
         granted => granted.map_err(refused)?,
@@ -113,7 +121,7 @@ fn grant(
 }
 
 pub(crate) fn write_locator(reply: &mut Writer<'_>, locator: &Locator) {
-    reply.map(5 + usize::from(locator.fd.is_some()));
+    reply.map(5 + usize::from(locator.fd.is_some()) + 2 * usize::from(locator.remote.is_some()));
     reply.field("node").bulk(locator.node.0.as_bytes());
     reply.field("via").bulk(locator.via.word().as_bytes());
     reply.field("segment").count(u64::from(locator.segment.0));
@@ -122,30 +130,45 @@ pub(crate) fn write_locator(reply: &mut Writer<'_>, locator: &Locator) {
     if let Some(fd) = locator.fd {
         reply.field("fd").count(u64::from(fd));
     }
+    if let Some((addr, rkey)) = locator.remote {
+        reply.field("addr").count(addr);
+        reply.field("rkey").count(u64::from(rkey));
+    }
 }
 
 fn write_grant(ctx: &mut Ctx<'_>, via: Via, granted: &Granted) {
-    let span = Millis(granted.deadline.left_at(ctx.now).0);
-    let locator =
-        locator(ctx, via, granted.segment, granted.offset, granted.length, via == Via::Shm && ctx.node.arena.is_none());
-    let mut reply = ctx.reply();
+    let own_memory = via == Via::Shm && ctx.node.arena.is_none();
+    let locator = ctx.node.locator(via, granted.segment, granted.offset, granted.length, own_memory);
+    let now = ctx.now;
+    write_granted(&mut ctx.reply(), now, granted, &locator);
+}
+
+fn write_granted(reply: &mut Writer<'_>, now: Instant, granted: &Granted, locator: &Locator) {
+    let span = Millis(granted.deadline.left_at(now).0);
     reply.map(4);
     reply.field("grant").bulk(&granted.grant.hex());
     reply.field("generation").count(granted.generation.0);
     reply.field("deadline-ms").count(span.0);
     reply.field("locators").array(1);
-    write_locator(&mut reply, &locator);
+    write_locator(reply, locator);
 }
 
-pub(crate) fn locator(
-    ctx: &Ctx<'_>,
-    via: Via,
-    segment: SegmentId,
-    offset: u64,
-    length: u64,
-    own_memory: bool,
-) -> Locator {
-    ctx.node.locator(via, segment, offset, length, own_memory)
+/// A grant whose window is being bound.
+#[derive(Debug)]
+pub(crate) struct Lending {
+    granted: Granted,
+    opening: Opening,
+}
+
+impl Lending {
+    /// Answers once the window can be used.
+    pub(crate) async fn reply(self, session: &Session, output: &mut Output) {
+        let Self { granted, opening } = self;
+        let node = &session.node;
+        let mut locator = node.locator(Via::Rdma, granted.segment, granted.offset, granted.length, false);
+        locator.remote = opening.remote().await;
+        write_granted(&mut output.writer(), node.now(), &granted, &locator);
+    }
 }
 
 /// The map that `COMMIT` answers.
@@ -165,11 +188,18 @@ pub(crate) fn put(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
         return put_from(ctx, &put, terms, crc, from);
     }
     let via = choose_for_put(ctx, put.options.via)?;
-    let Some(granted) = grant(ctx, put.key, put.len, via, terms, put.options.durable)? else {
+    let lends = via == Via::Rdma && ctx.node.rdma.lends();
+    let Some(granted) = grant(ctx, put.key, put.len, (via, lends), terms, put.options.durable)? else {
         return Ok(Flow::Room);
     };
     if let Some(parent) = put.options.parent {
         ctx.node.learn_chain([parent, put.key].into_iter());
+    }
+    if lends {
+        let node = &ctx.node;
+        if let Some(opening) = node.rdma.lend_grant(&node.store, ctx.session.bond.id, &granted) {
+            return Ok(Flow::Wait(Job::Lend(Box::new(Lending { granted, opening }))));
+        }
     }
     write_grant(ctx, via, &granted);
     Ok(Flow::Go)
@@ -200,9 +230,9 @@ fn put_from(ctx: &mut Ctx<'_>, put: &Put<'_>, terms: Terms, claimed: Crc, from: 
 }
 
 /// A slot that its client wrote by itself, once it is known what the client can still do: what it does later, readers see
-/// by the checksum.
+/// by the checksum. A window of RDMA is waited for beside other requests.
 fn believable(ctx: &Ctx<'_>, mut guard: SealGuard) -> Result<SealGuard, WireError> {
-    if guard.exposed() {
+    if guard.exposed() && !ctx.node.rdma.has_lent(guard.grant()) {
         match ctx.node.arena.as_ref().map(|arena| arena.fence(guard.grant())) {
             Some(Fence::Done | Fence::Verify) => guard.fenced(),
             Some(Fence::Pending) | None => {
@@ -244,7 +274,7 @@ pub(crate) fn commit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
             return Ok(Flow::Wait(Job::Settle(Box::new(committed))));
         }
         Err(committed) => committed,
-        Ok(sealing) if sealing.durable || sealing.pull.is_some() || sealing.guard.span().len() > PIECE_LEN_MAX => {
+        Ok(sealing) if sealing.waits() || sealing.guard.span().len() > PIECE_LEN_MAX => {
             return Ok(Flow::Wait(Job::Seal(Box::new(sealing))));
         }
         Ok(sealing) => {
@@ -273,7 +303,7 @@ fn check_batch(ctx: &Ctx<'_>, items: usize) -> Result<(), WireError> {
     Ok(())
 }
 
-/// `MPUT n key len … [options]`: the order of the keys tells a chain, which `PARENT` begins.
+/// `MPUT n key len … [options]`: the order of the keys tells a chain, which `PARENT` begins. Over RDMA a batch is pulled.
 pub(crate) fn mput(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let batch = MPut::parse(&ctx.args)?;
     check_batch(ctx, batch.items.len())?;
@@ -288,7 +318,7 @@ pub(crate) fn mput(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     for &(key, len) in batch.items.iter().skip(*ctx.resume) {
         *ctx.bulky = *ctx.bulky || len.get() >= BULKY_LEN_MIN;
         let granted = terms(ctx, &batch.options, parent)
-            .and_then(|terms| grant(ctx, key, len, via, terms, batch.options.durable));
+            .and_then(|terms| grant(ctx, key, len, (via, false), terms, batch.options.durable));
         match granted {
             Ok(Some(granted)) => write_grant(ctx, via, &granted),
             Ok(None) => {
@@ -302,17 +332,16 @@ pub(crate) fn mput(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     Ok(Flow::Go)
 }
 
-/// `MCOMMIT grant hex8 …`
+/// `MCOMMIT grant hex8 [PULL addr rkey] …`
 pub(crate) fn mcommit(ctx: &mut Ctx<'_>) -> Result<Flow, WireError> {
     let batch = MCommit::parse(&ctx.args)?;
     check_batch(ctx, batch.items.len())?;
     ctx.reply().array(batch.items.len());
     let mut begun = Vec::with_capacity(batch.items.len());
-    for &(grant, crc) in &batch.items {
+    for &MCommitItem { grant, crc, pull } in &batch.items {
         let durable = ctx.session.bond.is_durable(grant);
-        begun.push(
-            begin(ctx, &Commit { grant, crc, bytes: None, from: None, pull: None }).map(|begun| (begun, durable)),
-        );
+        let commit = Commit { grant, crc, bytes: None, from: None, pull };
+        begun.push(begin(ctx, &commit).map(|begun| (begun, durable)));
     }
     Ok(Flow::Wait(Job::SealBatch(begun)))
 }

@@ -70,7 +70,7 @@ fn main() -> anyhow::Result<ExitCode> {
         grant: Duration::from_millis(cli.grant_ms),
         lease: Duration::from_millis(cli.lease_ms),
         progress: Duration::from_millis(cli.progress_ms.unwrap_or(match cli.transport {
-            Way::Shm | Way::Tcp => 5000,
+            Way::Shm | Way::Rdma | Way::Tcp => 5000,
             Way::Inband => 1500,
         })),
         server: cli.server,

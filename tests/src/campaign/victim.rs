@@ -141,6 +141,7 @@ impl Victim {
     pub fn spawn(plan: &Plan, server: &Server, phases: &Phases, number: usize, seed: u64) -> anyhow::Result<Self> {
         let way = match plan.way {
             Way::Shm => "shm",
+            Way::Rdma => "rdma",
             Way::Tcp => "tcp",
             Way::Inband => "inband",
         };

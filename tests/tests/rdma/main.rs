@@ -2,7 +2,11 @@
 //!
 //! The guest runs what needs a device (`cargo xtask guest rdma`); the rest runs anywhere.
 
+mod beside;
+mod library;
 mod limits;
+mod victims;
+mod windows;
 
 use protocol::base::{Crc, RawSpan, StableMemory, copy_from, copy_into};
 use rand::rngs::StdRng;
@@ -23,7 +27,15 @@ const NOBODY: [&str; 12] =
     ["ATTACH", "RDMA", "QPN", "77", "PSN", "1", "GID", "00000000000000000000ffff0a4d0001", "MTU", "5", "READS", "1"];
 
 fn server(args: &[&str]) -> Server {
-    let server = Server::start(&[&["--dram", "128MiB", "--segment-len", "64MiB", "--rdma", "auto"], args].concat());
+    let mut all = vec!["--dram", "256MiB", "--segment-len", "64MiB", "--rdma", "auto"];
+    // An emulated machine on a busy host gets nothing done for seconds at times.
+    for (flag, ms) in [("--grant-ms", "60000"), ("--progress-ms", "60000")] {
+        if !args.contains(&flag) {
+            all.extend([flag, ms]);
+        }
+    }
+    all.extend(args);
+    let server = Server::start(&all);
     // Segments are registered beside requests.
     let mut raw = Raw::to(&server);
     until("RDMA is ready", LIMIT, || !raw.ask(&["INFO", "transfers"]).text().contains("rdma:RDMA is being set up"));
@@ -89,6 +101,7 @@ impl Peer {
     fn put(&mut self, key: &str, offset: usize, len: usize, crc: Crc) -> Value {
         let granted = self.raw.ask(&["PUT", key, "LEN", &len.to_string(), "VIA", "rdma", "REPLACE"]);
         assert_eq!(granted.field("locators").items()[0].field("via").text(), "rdma");
+        // Where the server lends windows, it pulls all the same if it is asked to.
         let grant = granted.field("grant").text().to_owned();
         let from = self.region.remote(offset);
         let (addr, rkey) = (from.addr.to_string(), from.rkey.to_string());
@@ -153,7 +166,6 @@ fn what_is_put_by_rdma_is_got_by_rdma_and_in_band() {
     let answer = peer.raw.ask(&peer.ask_into("none", 0, 0));
     assert_eq!(peer.take(&answer, 0), b"");
     assert_eq!(peer.raw.ask(&peer.ask_into("absent", 0, 1)), Value::Nil);
-    assert!(peer.raw.ask(&["LEASE", "k", "1000", "VIA", "rdma"]).is_error("NOTRANSPORT"));
     quiet_within(&server, LIMIT);
 }
 

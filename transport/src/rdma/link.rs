@@ -131,6 +131,23 @@ impl Link {
         self.queue()?.connect(&self.device.path(), peer).map_err(device("connect the queue pair"))
     }
 
+    /// Finds out whether the peer can be reached: packets get there, and answers come back.
+    ///
+    /// # Errors
+    /// If not; the link has ended.
+    pub fn probe(&mut self, until: Instant) -> Result<(), LinkError> {
+        let sent = self.queue()?.post(&[Request { id: 0, work: Work::Nothing }]);
+        self.under_way += 1;
+        let mut answered = sent.map_err(|(_, source)| LinkError::Device { what: "post a request", source });
+        while answered.is_ok() && self.under_way > 0 {
+            answered = self.wait(until);
+        }
+        if answered.is_err() {
+            self.end();
+        }
+        answered
+    }
+
     fn queue(&self) -> Result<&QueuePair, LinkError> {
         self.queue.as_ref().ok_or(LinkError::Ended)
     }

@@ -51,6 +51,7 @@ fn say(line: &str) {
 pub fn live(role: Role) -> anyhow::Result<()> {
     let choice = match role.way {
         Way::Shm => Choice::Shm,
+        Way::Rdma => Choice::Rdma,
         Way::Tcp => Choice::Tcp,
         Way::Inband => Choice::InBand,
     };
@@ -82,6 +83,7 @@ impl Actor {
             8 => return self.batch(),
             _ => match self.role.way {
                 Way::Shm => self.scribble(),
+                Way::Rdma => return self.one_exchange(),
                 Way::Tcp if self.rng.random() => self.bulk_write(),
                 Way::Tcp => self.bulk_read(),
                 Way::Inband if self.rng.random() => self.slow_set(),

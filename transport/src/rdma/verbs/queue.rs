@@ -84,6 +84,8 @@ pub enum Work<'a> {
         /// Where from.
         from: Remote,
     },
+    /// Sends a message without bytes, which takes a receive of the peer's: its completion shows that the peer is there.
+    Nothing,
     /// Binds a window to a part of a region: from its completion on, the peer reaches exactly that by `rkey`.
     Bind {
         /// The window, bound to nothing now, which [holds](MemoryWindow::hold) the region.
@@ -226,6 +228,10 @@ impl QueuePair {
     }
 
     fn release(&mut self) -> bool {
+        if self.raw.is_some() {
+            // So that what it still holds of packets is let go: Soft-RoCE waits for those of a queue pair that works, up to 50 s.
+            let _ = self.fail();
+        }
         let Some(raw) = self.raw.take() else { return true };
         // SAFETY: the queue pair is alive, and nobody has its handle any more.
         let done = destroyed("queue pair", unsafe { sys::ibv_destroy_qp(raw.as_ptr()) });
@@ -399,6 +405,7 @@ impl QueuePair {
                 self.piece(&mut wr, piece, region, offset, length, from);
                 (opcode::IBV_WR_RDMA_READ, Some(region))
             }
+            Work::Nothing => (opcode::IBV_WR_SEND, None),
             Work::Bind { window, rkey, region, offset, length, writable } => {
                 assert!(region.covers(offset, length), "a window of {length} bytes at {offset} of {region:?}");
                 let raw = window.raw_for(region).expect("a window holds what it is bound to");

@@ -10,6 +10,7 @@
 
 pub(crate) mod control;
 pub(crate) mod process;
+pub(crate) mod rdma;
 pub(crate) mod shm;
 pub(crate) mod stream;
 

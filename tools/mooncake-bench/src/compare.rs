@@ -1,6 +1,7 @@
 //! `compare`: the same work for several servers, taking turns.
 
 use crate::bare::control::Control;
+use crate::bare::rdma::BareRdma;
 use crate::limits::finish;
 use crate::memory::CopyBy;
 use crate::number::index;
@@ -9,6 +10,7 @@ use crate::peer::{BareCopy, BareExchange, BareShm, BareTcp, Peer, RespPeer};
 use crate::report::Report;
 use crate::rounds::{self, Rounds, Show};
 use crate::server::{Running, Server, ToStart, found};
+use crate::session::Way;
 use crate::shm_peer::{RingExchange, ShmPeer};
 use crate::turn::{Cell, Op, Turn};
 use anyhow::{Context, Result, ensure};
@@ -107,6 +109,8 @@ pub(crate) enum Suite {
     Small,
     /// Values in shared memory, one at a time and in batches, beside bare shared memory.
     Shm,
+    /// Values by RDMA, one at a time and in batches, beside bare RDMA writes and reads.
+    Rdma,
     /// Bulk and small.
     All,
     /// All of it with the machine's limits: the tables of docs/performance.md.
@@ -115,7 +119,11 @@ pub(crate) enum Suite {
 
 impl Suite {
     fn has(self, part: Self) -> bool {
-        self == part || self == Self::Docs || (self == Self::All && part != Self::Shm)
+        match part {
+            Self::Bulk | Self::Small => matches!(self, Self::All | Self::Docs) || self == part,
+            Self::Shm => matches!(self, Self::Shm | Self::Docs),
+            Self::Rdma | Self::All | Self::Docs => self == part,
+        }
     }
 }
 
@@ -190,6 +198,9 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     if args.suite.has(Suite::Shm) {
         all.add(shm(args, &servers, &ours, &mut report)?);
     }
+    if args.suite.has(Suite::Rdma) {
+        all.add(rdma(args, &servers, &ours, &mut report)?);
+    }
     finish(&mut report, &all)?;
     if let Some(path) = &args.out {
         std::fs::write(path, page(&report)).with_context(|| format!("write {}", path.display()))?;
@@ -201,7 +212,7 @@ fn shm(args: &Args, servers: &[Server], ours: &str, report: &mut Report) -> Resu
     let server = servers.iter().find(|server| server.name == ours).context("our server")?;
     let pids: Vec<u32> = server.pid.into_iter().collect();
     let mut peers: Vec<Box<dyn Peer>> = vec![
-        Box::new(ShmPeer::new(ours, server.endpoint.clone(), pids.clone())),
+        Box::new(ShmPeer::new(ours, Way::Shm, server.endpoint.clone(), pids.clone())),
         Box::new(BareShm::new(Control::Eventfd, CopyBy::Memcpy)),
         Box::new(BareShm::new(Control::Tcp, CopyBy::Memcpy)),
         Box::new(BareCopy::new(CopyBy::Memcpy)),
@@ -229,6 +240,20 @@ fn shm(args: &Args, servers: &[Server], ours: &str, report: &mut Report) -> Resu
     let p50 = |turn: &Turn| turn.latency.p50_us;
     report.tables.push(control.ratios("Control: p50 beside the others (less is better)", &ring_name, p50));
     found.add(control);
+    Ok(found)
+}
+
+fn rdma(args: &Args, servers: &[Server], ours: &str, report: &mut Report) -> Result<Rounds> {
+    let server = servers.iter().find(|server| server.name == ours).context("our server")?;
+    let pids: Vec<u32> = server.pid.into_iter().collect();
+    let mut peers: Vec<Box<dyn Peer>> =
+        vec![Box::new(ShmPeer::new(ours, Way::Rdma, server.endpoint.clone(), pids)), Box::<BareRdma>::default()];
+    let found = rounds::run(&mut peers, &args.cells(&args.sizes, &args.clients, &[1, args.batch]), args.rounds)?;
+    let name = format!("{ours}-rdma");
+    report.tables.push(found.table("RDMA: GB/s", Show::Rate));
+    report.tables.push(found.ratios("RDMA: rate beside bare writes and reads", &name, Turn::gb_a_second));
+    report.tables.push(found.table("RDMA: p50 / p99, us (m: ms)", Show::Latency));
+    report.tables.push(found.table("RDMA: CPU of the server, us a value", Show::ServerCpuOp));
     Ok(found)
 }
 

@@ -1,6 +1,7 @@
 //! `limits`: what this machine allows, whatever the server.
 
 use crate::bare::control::Control;
+use crate::bare::rdma::BareRdma;
 use crate::memory::CopyBy;
 use crate::payload::Verify;
 use crate::peer::{BareCopy, BareExchange, BareShm, BareTcp, Peer};
@@ -10,7 +11,7 @@ use crate::turn::{Cell, Op};
 use anyhow::{Result, ensure};
 use protocol::base::ByteLen;
 
-/// Measures copies, loopback TCP, shared memory and wake-ups, between two processes that do nothing else.
+/// Measures copies, loopback TCP, shared memory, wake-ups and, with --only rdma, RDMA, between two processes that do nothing else.
 ///
 /// The figures are what any server on this machine is to be held against: `compare --limits` takes them in the same
 /// run as the servers. Values come scattered from a pool of 256 MiB and land in a ring of 64 MiB, so that neither end
@@ -51,6 +52,8 @@ pub(crate) enum Part {
     Shm,
     /// 64 bytes there and back, by each way of waking the other side.
     Exchange,
+    /// RDMA writes and reads by this machine's device.
+    Rdma,
 }
 
 impl Args {
@@ -111,6 +114,13 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
         batches.dedup();
         let found = rounds::run(&mut peers, &args.cells(&[Op::Get, Op::Set], &batches), args.rounds)?;
         show_bulk(&mut report, &found, "Bare shared memory");
+        all.add(found);
+    }
+    if has(Part::Rdma) {
+        let mut peers: Vec<Box<dyn Peer>> = vec![Box::<BareRdma>::default()];
+        let cells = args.cells(&[Op::Get, Op::Set], &[1, args.batch]);
+        let found = rounds::run(&mut peers, &cells, args.rounds)?;
+        show_bulk(&mut report, &found, "Bare RDMA: reads (get) and writes (set)");
         all.add(found);
     }
     if has(Part::Exchange) {

@@ -68,10 +68,12 @@ pub(crate) trait Session: Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Way {
-    /// The best there is: shared memory on the same host, else bulk TCP.
+    /// The best there is: shared memory on the same host, else RDMA, else bulk TCP.
     Auto,
     /// Through memory that the server and this tool map.
     Shm,
+    /// Moved by network adapters.
+    Rdma,
     /// As frames on a bulk connection.
     Tcp,
     /// As values in RESP; works with any Redis-compatible server.
@@ -83,6 +85,7 @@ impl fmt::Display for Way {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Shm => "shm",
+            Self::Rdma => "rdma",
             Self::Tcp => "tcp",
             Self::Inband => "inband",
         })
@@ -112,7 +115,7 @@ impl Target {
     pub(crate) fn connect(&self, len_max: usize, batch: usize) -> Result<Box<dyn Session>> {
         let is_native = match self.transport {
             Way::Inband => false,
-            Way::Shm | Way::Tcp => true,
+            Way::Shm | Way::Rdma | Way::Tcp => true,
             Way::Auto => self.is_ours()?,
         };
         if is_native {

@@ -1,6 +1,7 @@
-//! Our server over shared memory, beside bare shared memory.
+//! Our server by the client library: over shared memory beside bare shared memory, over RDMA beside bare RDMA.
 //!
-//! Gets are `LEASE`, copy, checksum, with the release riding on the next request. A single set is a `PUT` of bytes that
+//! Gets are `LEASE`, copy, checksum, with the release riding on the next request; over RDMA `GET … INTO`, or in a batch
+//! leases and reads where windows are lent. A single set is a `PUT` of bytes that
 //! lie in the client's shared memory already, as an engine's would; a batch of sets copies into it.
 
 use crate::endpoint::Endpoint;
@@ -17,21 +18,22 @@ use std::time::{Duration, Instant};
 
 const PREFIX: &str = "shm";
 
-/// A server reached by shared memory.
+/// A server reached by the client library.
 pub(crate) struct ShmPeer {
     name: String,
+    way: Way,
     endpoint: Endpoint,
     pids: Vec<u32>,
     filled: Option<(usize, usize)>,
 }
 
 impl ShmPeer {
-    pub(crate) fn new(name: &str, endpoint: Endpoint, pids: Vec<u32>) -> Self {
-        Self { name: format!("{name}-shm"), endpoint, pids, filled: None }
+    pub(crate) fn new(name: &str, way: Way, endpoint: Endpoint, pids: Vec<u32>) -> Self {
+        Self { name: format!("{name}-{way}"), way, endpoint, pids, filled: None }
     }
 
     fn connect(&self, cell: &Cell) -> Result<Client> {
-        let mut options = native::options(&self.endpoint, Way::Shm, cell.size, cell.pipeline);
+        let mut options = native::options(&self.endpoint, self.way, cell.size, cell.pipeline);
         options.buffer_len = options.buffer_len.max((2 * RING_BYTES / cell.clients) as u64);
         Ok(Client::connect(options)?)
     }

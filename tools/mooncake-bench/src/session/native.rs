@@ -1,4 +1,4 @@
-//! Values by way of the client library: shared memory, bulk TCP, leases.
+//! Values by way of the client library: shared memory, RDMA, bulk TCP, leases.
 //!
 //! Values land in a ring of buffers larger than the caches, unless a batch needs more.
 
@@ -25,6 +25,7 @@ pub(crate) fn options(endpoint: &Endpoint, way: Way, len_max: usize, batch: usiz
     let choice = match way {
         Way::Auto => Choice::Auto,
         Way::Shm => Choice::Shm,
+        Way::Rdma => Choice::Rdma,
         Way::Tcp => Choice::Tcp,
         Way::Inband => Choice::InBand,
     };
@@ -63,6 +64,7 @@ impl Session for Native {
     fn way(&self) -> Way {
         match self.client.transport() {
             Some(Transport::Shm) => Way::Shm,
+            Some(Transport::Rdma) => Way::Rdma,
             Some(Transport::Tcp) => Way::Tcp,
             Some(Transport::InBand) | None => Way::Inband,
         }

@@ -142,14 +142,13 @@ impl Node {
     fn confine(&self, client: &ClientInfo) {
         let Some(user) = client.user().filter(|user| !user.is_free()) else { return };
         if let Some(bond) = client.bond() {
-            if bond.has_lent() {
-                let may = |access| {
-                    let user = &user;
-                    move |key: &[u8]| user.may(key, access)
-                };
-                self.store.revoke(bond.id, &may(Access::READ), &may(Access::WRITE));
-                self.rdma.end_revoked(&self.store, bond.id);
-            }
+            // Also of one that was lent nothing: what is lent at this moment is noted as that a little later.
+            let may = |access| {
+                let user = &user;
+                move |key: &[u8]| user.may(key, access)
+            };
+            self.store.revoke(bond.id, &may(Access::READ), &may(Access::WRITE));
+            self.rdma.end_revoked(&self.store, bond.id);
             if bond.has_shm() && !user.may_all(self.shm_access()) {
                 tracing::warn!(
                     client = client.id,

@@ -10,10 +10,11 @@
 
 #![expect(unsafe_code, reason = "the allocator's settings have no safe face")]
 
-/// Blocks of this length and more are mapped, and unmapped when they are freed.
-const MAPPED_LEN_MIN: i32 = 256 << 10;
-/// What an arena keeps of its free end.
-const KEPT_LEN_MAX: i32 = 512 << 10;
+/// Blocks of this length and more are mapped, and unmapped when they are freed. Longer than the replies of a pipeline, whose buffer
+/// comes and goes with each batch: mapped, it costs a page fault for every 4 KiB of them.
+const MAPPED_LEN_MIN: i32 = 4 << 20;
+/// What an arena keeps of its free end: more than such a buffer, or it would be given back each time.
+const KEPT_LEN_MAX: i32 = 8 << 20;
 
 /// Fixes the thresholds. Call it before there are threads: blocks of before stay as they are.
 pub fn settle() {

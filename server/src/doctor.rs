@@ -78,6 +78,15 @@ struct Last {
     busy: AtomicBool,
 }
 
+/// Somebody looks for as long as this lives.
+struct Looking(Arc<Last>);
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Release);
+    }
+}
+
 impl Node {
     /// Looks at the machine on a thread of its own, and waits for that so long: what is found later is told the next time.
     pub(crate) fn examine_machine(&self, depth: Depth, limit: Duration) {
@@ -91,9 +100,11 @@ impl Node {
         let (tell, told) = mpsc::channel();
         let looking = Arc::clone(&last);
         let spawned = std::thread::Builder::new().name("doctor".into()).spawn(move || {
+            // Also if a look panics.
+            let looking = Looking(looking);
             let facts = Facts { segments: Some(segments), ..Facts::gather(Path::new("/"), &config, depth) };
-            *looking.checks.lock() = examine(&facts, &config).into();
-            looking.busy.store(false, Ordering::Release);
+            *looking.0.checks.lock() = examine(&facts, &config).into();
+            drop(looking);
             // Who asked may have gone.
             let _ = tell.send(());
         });

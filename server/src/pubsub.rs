@@ -283,7 +283,7 @@ impl PubSub {
             let mut own = all.iter().filter(|(_, listeners)| listeners.contains_key(&client.id));
             own.any(|(name, _)| !may(name, kind == Kind::Pattern))
         };
-        if client.subscribed.counts().any() && [Kind::Channel, Kind::Pattern, Kind::Shard].into_iter().any(listens) {
+        if [Kind::Channel, Kind::Pattern, Kind::Shard].into_iter().any(listens) {
             client.kill();
         }
     }

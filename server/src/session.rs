@@ -92,11 +92,6 @@ impl Bond {
         }
     }
 
-    /// Whether anything ever was.
-    pub(crate) fn has_lent(&self) -> bool {
-        self.lent.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -317,9 +312,15 @@ impl ClientInfo {
         *login = user;
     }
 
-    /// Whether it may know of this key. One that may everything is asked nothing.
+    /// Whether it may know of this key.
     pub(crate) fn may_know_of(&self, key: &[u8]) -> bool {
-        self.is_free() || self.user().is_some_and(|user| user.may(key, Access::empty()))
+        self.may(key, Access::empty())
+    }
+
+    /// Whether it may do this to a key. One that may everything is asked nothing. Asked again of what was just lent: who takes
+    /// rights away ends only what was lent by then.
+    pub(crate) fn may(&self, key: &[u8], access: Access) -> bool {
+        self.is_free() || self.user().is_some_and(|user| user.may(key, access))
     }
 
     /// What was lent to it, and to others of the same client.

@@ -21,6 +21,11 @@ pub(crate) fn no_auth() -> WireError {
     WireError::new(ErrorWord::NoAuth, "Authentication required.")
 }
 
+/// Answered for a key that the client lost the right to while its command ran.
+pub(crate) fn lost() -> WireError {
+    WireError::new(ErrorWord::NoPerm, words(Refused::Key(None), "this"))
+}
+
 /// Refuses a command that this client may not run.
 #[cold]
 pub(crate) fn check(ctx: &Ctx<'_>, spec: &'static Spec, known: bool) -> Result<(), WireError> {

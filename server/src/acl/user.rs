@@ -98,6 +98,10 @@ impl User {
             [b'<', password @ ..] => self.remove_password(Digest::of(password))?,
             [b'!', hash @ ..] => self.remove_password(Digest::parse(hash).ok_or(RuleError::BadHash)?)?,
             [b'(', inner @ .., b')'] => {
+                // Written down, such a word would end the selector.
+                if rule::words(inner).any(|word| word.ends_with(b")")) {
+                    return Err(RuleError::Syntax);
+                }
                 let mut selector = Selector::nothing(channels_open);
                 rule::words(inner).try_for_each(|rule| selector.apply(rule))?;
                 self.selectors.push(selector);
@@ -253,6 +257,14 @@ mod tests {
             assert_eq!(allows(&user, line), allowed, "{line}");
         }
         assert!(!user.is_free() && User::everybody().is_free());
+    }
+
+    #[test]
+    fn a_word_that_would_end_its_selector_is_refused() {
+        for rule in ["(~a) +get)", "(~a +select|0) +get)", "(+get ~a))"] {
+            let refused = User::new(b"bob", false).apply(&[rule.into()], false);
+            assert_eq!(refused, Err((rule.into(), RuleError::Syntax)), "{rule}");
+        }
     }
 
     /// Rules in any order read back from what they are written as.

@@ -14,17 +14,23 @@ const USER: &str = "user ";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Default)]
 pub struct UserLines(Vec<String>);
 
+/// A line without its first word, if it has that.
+fn rules(line: &str) -> &[u8] {
+    line.strip_prefix(USER).unwrap_or(line).as_bytes()
+}
+
 impl UserLines {
     /// The users that the lines stand for.
     pub(crate) fn parsed(&self) -> Vec<User> {
-        self.0.iter().map(|line| user::parse(line.as_bytes()).expect("read before")).collect()
+        self.0.iter().map(|line| user::parse(rules(line)).expect("read before")).collect()
     }
 
     /// The lines of these users.
     pub(crate) fn of<'u>(users: impl Iterator<Item = &'u User>) -> Self {
         let line = |user: &User| {
             let line = String::from_utf8_lossy(&user.line()).into_owned();
-            line.strip_prefix(USER).map_or_else(|| line.clone(), str::to_owned)
+            // One who is called `user` needs the word, which else is taken for it.
+            line.strip_prefix(USER).filter(|rest| !rest.starts_with(USER)).map_or_else(|| line.clone(), str::to_owned)
         };
         Self(users.map(line).collect())
     }
@@ -46,7 +52,7 @@ impl Value for UserLines {
     fn parse(text: &str) -> Option<Self> {
         let mut users: Vec<User> = Vec::new();
         for line in text.split(Self::SEPARATOR).map(str::trim).filter(|line| !line.is_empty()) {
-            let user = user::parse(line.strip_prefix(USER).unwrap_or(line).as_bytes()).ok()?;
+            let user = user::parse(rules(line)).ok()?;
             if users.iter().any(|known| known.name == user.name) {
                 return None;
             }
@@ -78,6 +84,9 @@ mod tests {
         assert!(!lines.render().contains("secret") && lines.render().starts_with("alice on #"), "{}", lines.render());
         assert_eq!(UserLines::parse(&lines.render()), Some(lines));
         assert_eq!(UserLines::parse(""), Some(UserLines::default()));
+        let named = UserLines::parse("user user on nopass").expect("one who is called so");
+        assert_eq!(&*named.parsed()[0].name, b"user");
+        assert_eq!(UserLines::parse(&named.render()), Some(named));
         for wrong in ["alice on +nosuch", "alice\nalice", "alice (+get", "alice #12"] {
             assert_eq!(UserLines::parse(wrong), None, "{wrong}");
         }

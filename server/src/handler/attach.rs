@@ -124,6 +124,13 @@ fn attach_shm(ctx: &mut Ctx<'_>, count: usize, compact: bool) -> Result<Flow, Wi
 
     ctx.session.bond.attach_shm(buffers, compact);
     ctx.session.bond.lend();
+    // Who took the right away meanwhile has found no shared memory to end.
+    if ctx.session.client.user().is_none_or(|user| !user.may_all(shows)) {
+        let unix = ctx.stream.unix().expect("looked up above");
+        unix.leaving.clear();
+        ctx.session.client.kill();
+        return Err(WireError::new(ErrorWord::NoPerm, "the right to read all keys was lost"));
+    }
     let info = &ctx.session.client;
     let client = ClientInfo::ring(ctx.node.clients.take_id(), info, ctx.now.0 / 1_000_000);
     client.bind(&ctx.session.bond);

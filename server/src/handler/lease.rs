@@ -5,6 +5,7 @@
 
 use super::fetch::fetch_all;
 use super::object::{choose, write_locator};
+use crate::acl::guard;
 use crate::conn::Room;
 use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
@@ -14,7 +15,7 @@ use crate::handler::job::Job;
 use crate::node::Node;
 use crate::session::Session;
 use protocol::base::{Instant, LeaseId, LeaseRecord, Lent, Millis, SessionId, Via};
-use protocol::command::{Lease, MLease, MRelease, Release, Renew};
+use protocol::command::{Access, Lease, MLease, MRelease, Release, Renew};
 use protocol::resp::{ErrorWord, WireError};
 use std::collections::{HashMap, VecDeque};
 use storage::{FlashRead, GRANT_SPAN_MAX, Leased};
@@ -110,6 +111,11 @@ impl Item {
                 Some(read) => Self::OnFlash { read, depth },
                 None => Self::Done(Ok(None)),
             },
+            // Flash or room may have been waited for since the command was let in.
+            Ok(Some(leased)) if !session.client.may(key, Access::READ) => {
+                node.store.release(leased.lease, session.bond.id);
+                Self::Done(Err(guard::lost()))
+            }
             leased => Self::Done(leased.map_err(refused)),
         }
     }

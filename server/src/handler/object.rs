@@ -7,6 +7,7 @@
 
 use super::into;
 use super::job::{Job, PIECE_LEN_MAX, Sealing, Storing};
+use crate::acl::guard;
 use crate::conn::BULKY_LEN_MIN;
 use crate::conn::output::Output;
 use crate::dispatch::{Ctx, Flow};
@@ -15,7 +16,7 @@ use crate::error::refused;
 use crate::rdma::Opening;
 use crate::session::Session;
 use protocol::base::{ByteLen, Crc, Instant, Locator, Millis, RawSpan, Via};
-use protocol::command::{Abort, Commit, MCommit, MCommitItem, MPut, Put, PutOptions, ShmSource, ViaChoice};
+use protocol::command::{Abort, Access, Commit, MCommit, MCommitItem, MPut, Put, PutOptions, ShmSource, ViaChoice};
 use protocol::resp::{ErrorWord, WireError, Writer};
 use storage::{Committed, Condition, GrantTerms, Granted, Seal, SealGuard, StoreError, Terms};
 use transport::Fence;
@@ -107,6 +108,11 @@ fn grant(
         Err(StoreError::SpillWait { .. }) if !ctx.has_waited => return Ok(None),
         granted => granted.map_err(refused)?,
     };
+    // Room may have been waited for since the command was let in.
+    if !ctx.session.client.may(key, Access::WRITE) {
+        ctx.node.store.abort(granted.grant, session);
+        return Err(guard::lost());
+    }
     if let Some(arena) = arena {
         arena.lend(session, &granted).map_err(|error| {
             ctx.node.store.abort(granted.grant, session);

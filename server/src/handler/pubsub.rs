@@ -153,6 +153,12 @@ pub(crate) fn subscribe(ctx: &mut Ctx<'_>, kind: Kind) -> Result<Flow, WireError
         confirm(ctx.output, word, Some(name), count);
     }
     ctx.session.note_subscribed();
+    // Who took the right away meanwhile has found nothing to end.
+    let user = ctx.session.client.user();
+    let is_lost = |name: &[u8]| user.as_ref().is_none_or(|user| !user.may_channel(name, kind == Kind::Pattern));
+    if ctx.args.skip(1).iter().filter_map(|name| name.bytes()).any(is_lost) {
+        ctx.session.client.kill();
+    }
     Ok(Flow::Heard)
 }
 

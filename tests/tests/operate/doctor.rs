@@ -1,5 +1,6 @@
 //! `--doctor` on the machine that runs the tests, and, in the guest, on one with RDMA and NVMe.
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -52,7 +53,11 @@ fn the_doctor_tells_of_this_machine_and_makes_nothing() {
         assert!(!about(&found, area).is_empty(), "nothing about {area}: {found:#?}");
     }
     let text = String::from_utf8(doctor(dir.path(), &["--nvme", "none"]).stdout).expect("text");
-    assert!(text.lines().any(|line| line.starts_with("ok    clock")) && text.contains(" that fail"), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("ok    clock") || line.starts_with("warn  clock"))
+            && text.contains(" that fail"),
+        "{text}"
+    );
     assert!(!dir.path().join("data").exists(), "nothing is made");
 }
 
@@ -75,8 +80,13 @@ fn what_fails_is_named_with_its_remedy_and_the_status_says_so() {
 
 #[test]
 fn diagnose_tells_what_the_doctor_finds() {
+    // Where there are more descriptors than anybody asks for, as in some containers, fewer are left to it.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.maximum = Some(limit.maximum.map_or(500_000, |most| most.min(500_000)));
+    limit.current = Some(limit.current.map_or(500_000, |most| most.min(500_000)));
+    setrlimit(Resource::Nofile, limit).expect("a limit may be lowered");
     let server = Server::start(&["--maxclients", "1000000"]);
-    // No test runs with so many descriptors. A look that takes long is told of by the next answer.
+    // A look that takes long is told of by the next answer.
     told_by(&server, "descriptors");
     assert!(Raw::to(&server).ask(&["DIAGNOSE"]).field("score").number() < 100);
 }

@@ -99,6 +99,55 @@ fn options_need_the_right_to_what_they_stand_for() {
     assert!(ask(&mut bob, "PUT in:x LEN 5 PARENT in:a").has("grant"));
 }
 
+/// Fills DRAM with leases of keys from `keys` on, so that nothing can come into it. Their holders.
+fn lease_all_of_dram(server: &Server, keys: std::ops::Range<usize>) -> Vec<Raw> {
+    let mut held = Vec::new();
+    let mut keys = keys.map(|number| format!("LEASE in:{number} 60000 VIA tcp")).peekable();
+    // Each holds what one client may.
+    for _ in 0..32 {
+        let mut holder = Raw::to(server);
+        let mut taken = 0;
+        while let Some(line) = keys.peek() {
+            match ask(&mut holder, line) {
+                Value::Error(line) if line.starts_with("QUOTA") && taken > 0 => break,
+                Value::Error(_) => {
+                    held.push(holder);
+                    return held;
+                }
+                _ => taken += 1,
+            }
+            keys.next();
+        }
+        held.push(holder);
+    }
+    panic!("{} clients do not fill DRAM", held.len());
+}
+
+#[test]
+fn what_waits_for_room_is_not_lent_once_the_right_to_it_is_lost() {
+    let server = Server::start_with_flash("512 MiB", &["--dram", "64 MiB", "--spill-wait-ms", "200"]);
+    let (mut admin, mut bob) = two(&server, "~in:* ~own:* +@all");
+    for number in 0..120 {
+        admin.set(format!("in:{number}"), vec![b'x'; 1 << 20]);
+    }
+    until("the first is on flash alone", Duration::from_secs(30), || {
+        let tiers = ask(&mut admin, "LOOKUP in:0");
+        tiers.field("tiers").field("flash").number() == 1
+    });
+    let held = lease_all_of_dram(&server, 1..120);
+    ok(&mut admin, "CONFIG SET spill-wait-ms 10000");
+    bob.request(&["LEASE", "in:0", "60000", "VIA", "tcp"]).expect("sent");
+    until("bob waits", Duration::from_secs(30), || {
+        let clients = ask(&mut admin, "CLIENT LIST");
+        clients.text().lines().any(|line| line.contains("user=bob") && line.contains("cmd=lease"))
+    });
+    ok(&mut admin, "ACL SETUSER bob resetkeys ~own:*");
+    drop(held);
+    let answer = bob.recv().expect("an answer");
+    assert!(!answer.has("lease"), "{answer:?}");
+    assert_eq!(ask(&mut bob, "EXISTS own:a"), Value::Int(0), "the connection is in step");
+}
+
 #[test]
 fn grants_and_leases_end_with_the_right_to_their_keys() {
     let server = Server::start(&[]);

@@ -114,7 +114,13 @@ pub fn alone(server: &Server, raw: &mut Raw) -> BTreeMap<String, usize> {
 ///
 /// # Errors
 /// If there is no such process.
+///
+/// # Panics
+/// If its start does not end.
 pub fn descriptors(pid: u32) -> io::Result<BTreeMap<String, usize>> {
+    // Who looks at the machine after a start tries io_uring, which is a descriptor for a moment.
+    let starts = || threads(pid).is_ok_and(|names| names.iter().any(|name| name == "doctor" || name == "recover"));
+    crate::server::until("the start is over", Duration::from_secs(10), || !starts());
     let mut kinds = BTreeMap::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         // One that is closed meanwhile has no target.
@@ -127,6 +133,16 @@ pub fn descriptors(pid: u32) -> io::Result<BTreeMap<String, usize>> {
         }
     }
     Ok(kinds)
+}
+
+/// The names of a process's threads. A new one has that of who made it until it runs.
+fn threads(pid: u32) -> io::Result<Vec<String>> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))?;
+    // One that ends meanwhile has no name.
+    Ok(tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .map(|name| name.trim_end().to_owned())
+        .collect())
 }
 
 /// Mappings of a process that are clients' memory or rings.

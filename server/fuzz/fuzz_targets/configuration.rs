@@ -1,7 +1,6 @@
 //! Any configuration file is taken or refused with words, and a refused `CONFIG SET` changes nothing.
 #![no_main]
 
-use clap::Parser as _;
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use server::cli::Cli;
@@ -14,12 +13,12 @@ fuzz_target!(|input: (&str, Vec<(&str, &str)>)| {
     ftruncate(&file, 0).expect("empty");
     assert_eq!(rustix::io::pwrite(&file, text.as_bytes(), 0), Ok(text.len()));
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let cli = Cli::parse_from(["mooncake-server", "--config", &path]);
+    let cli = Cli::try_parse_from(["mooncake-server", "--config", &path]).expect("flags that exist");
     let mut config = match Config::load(&cli) {
         Ok(config) => config,
         Err(error) => {
             assert!(!error.to_string().is_empty());
-            Config::load(&Cli::parse_from(["mooncake-server"])).expect("the defaults agree")
+            Config::load(&Cli::try_parse_from(["mooncake-server"]).expect("no flags")).expect("the defaults agree")
         }
     };
     for (name, value) in changes {

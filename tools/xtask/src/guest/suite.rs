@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 
 /// Packages whose ignored tests are those that need the guest: `#[ignore = "guest: what it needs"]`.
 const PACKAGES: &[&str] = &["mooncake-guest", "mooncake-transport", "mooncake-tests"];
+/// Test programs whose ignored tests wait for something else.
+const ELSEWHERE: &[&str] = &["suites"];
 /// Programs that tests start.
 const PROGRAMS: &[&str] = &["mooncake-server"];
 /// As `tools/test` builds, so that nothing is built twice.
@@ -32,7 +34,8 @@ pub(super) fn tests(filter: Option<&str>, seconds_max: u64) -> Result<Vec<Test>>
     ensure!(output.status.success(), "the tests do not build");
     let text = String::from_utf8(output.stdout).context("cargo writes text")?;
     let mut tests = Vec::new();
-    for (suite, binary) in text.lines().filter_map(test_program) {
+    let here = |(suite, _): &(String, PathBuf)| !ELSEWHERE.contains(&suite.as_str());
+    for (suite, binary) in text.lines().filter_map(test_program).filter(here) {
         for name in marked(&binary)? {
             tests.push(Test { suite: suite.clone(), name, binary: binary.clone(), seconds_max });
         }

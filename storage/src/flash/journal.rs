@@ -313,8 +313,13 @@ impl Shared {
         let mut told = None;
         loop {
             let mut inner = self.inner.lock();
-            while !inner.stopping && inner.appended == self.synced.load(Ordering::Relaxed) && inner.forgotten.is_none()
-            {
+            // Others sync too, and by that may have doubled the file.
+            let is_idle = |inner: &Inner| {
+                inner.appended == self.synced.load(Ordering::Relaxed)
+                    && inner.forgotten.is_none()
+                    && !inner.is_doubled()
+            };
+            while !inner.stopping && is_idle(&inner) {
                 self.wake.wait(&mut inner);
             }
             if !inner.stopping {
